@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pair, and `tcp_sock.friend`, the pointer that leads to it.
+//!
+//! # Who owns a pair, and for how long
+//!
+//! A [`Pair`] holds a reference to both sockets. Both sockets' `friend` fields
+//! point to it, tagged with which side the socket is. Hooks read the field and
+//! use the pair inside one RCU read-side critical section. The pair is freed,
+//! and the references are put, one grace period after it was dissolved.
+//!
+//! # Races
+//!
+//! All changes of the field are `cmpxchg()`s (fully ordered), so no lock is
+//! needed and any context may dissolve a pair.
+//!
+//! - *Who frees.* Side A's field is the token: whoever takes it from the pair
+//!   to null, and nobody else, hands the pair to RCU.
+//! - *Dissolved while being formed.* [`Pair::form`] sets A's field, then B's,
+//!   then looks at A's again. A dissolver clears A's, then B's. If the
+//!   dissolver came before B's field was set, the last look sees A's cleared,
+//!   and B's is taken back, all in the critical section that `form` runs in,
+//!   before the pair can be freed.
+//! - *A socket closes while being paired.* `tcp_set_state(TCP_CLOSE)` sets the
+//!   state, then (after a full barrier) reads the field. `form` sets the
+//!   field, then reads both states. One of them sees the other.
+//! - *A socket is reused.* `tcp_disconnect()` goes through `TCP_CLOSE` and so
+//!   clears the field, under the socket's lock. A hook that still holds the old
+//!   pair asks [`Member::peer_still_paired`] with the peer's spinlock held.
+//!
+//! So a closed socket's reference is held for one grace period and no longer.
+
+use core::ptr::{
+    addr_of_mut,
+    NonNull, //
+};
+
+use kernel::{
+    bindings,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Full,
+            Relaxed, //
+        },
+    },
+    types::Opaque,
+};
+
+use super::sock::{
+    Rcu,
+    Sock,
+    State, //
+};
+use crate::namespace::Namespace;
+
+/// Which of the two ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The end that formed the pair.
+    A = 0,
+    /// The end that was there already.
+    B = 1,
+}
+
+impl Side {
+    const MASK: usize = 1;
+
+    fn other(self) -> Self {
+        match self {
+            Side::A => Side::B,
+            Side::B => Side::A,
+        }
+    }
+}
+
+/// Two sockets of one connection.
+///
+/// # Invariants
+///
+/// The sockets are two, and referenced until the pair is freed.
+#[repr(C)]
+pub(crate) struct Pair {
+    socks: [ARef<Sock>; 2],
+    /// For each side: it has something to send that it could not move, and
+    /// wants to hear of it when the peer reads.
+    waiting: [Atomic<bool>; 2],
+    /// The namespace's state, which outlives every critical section in which
+    /// the pair can be found.
+    namespace: NonNull<Namespace>,
+    rcu: Opaque<bindings::callback_head>,
+}
+
+// The side is the pointer's lowest bit.
+const _: () = assert!(align_of::<Pair>() > Side::MASK);
+
+/// The field `friend` of a socket.
+fn field(sock: &Sock) -> &Atomic<*mut bindings::tcp_friend> {
+    // SAFETY: `sock` is a valid TCP socket; everybody uses the field atomically.
+    unsafe { Atomic::from_ptr(addr_of_mut!((*sock.tp()).friend)) }
+}
+
+impl Pair {
+    /// What the field of that side holds.
+    fn tagged(&self, side: Side) -> *mut bindings::tcp_friend {
+        // CAST: The C side never looks behind the pointer.
+        core::ptr::from_ref(self)
+            .cast::<bindings::tcp_friend>()
+            .cast_mut()
+            .map_addr(|addr| addr | side as usize)
+    }
+
+    fn set(&self, side: Side) -> bool {
+        field(&self.socks[side as usize])
+            .cmpxchg(core::ptr::null_mut(), self.tagged(side), Full)
+            .is_ok()
+    }
+
+    fn clear(&self, side: Side) -> bool {
+        field(&self.socks[side as usize])
+            .cmpxchg(self.tagged(side), core::ptr::null_mut(), Full)
+            .is_ok()
+    }
+
+    /// Makes friends of `a`, which the caller has locked, and `b`.
+    ///
+    /// Returns whether they became friends: not if either has a friend already
+    /// or is closed, or if there is no memory. Where somebody else has parted
+    /// them since, they had become friends.
+    pub(crate) fn form(a: &Sock, b: ARef<Sock>, namespace: &Namespace, _rcu: Rcu<'_>) -> bool {
+        if a.is(&b) {
+            return false;
+        }
+        let Ok(pair) = KBox::new(
+            // INVARIANT: They are two, and referenced.
+            Self {
+                socks: [ARef::from(a), b],
+                waiting: [Atomic::new(false), Atomic::new(false)],
+                namespace: NonNull::from(namespace),
+                rcu: Opaque::uninit(),
+            },
+            GFP_ATOMIC | __GFP_NOWARN,
+        ) else {
+            return false;
+        };
+        for sock in &pair.socks {
+            sock.accept_friends_backlog();
+        }
+
+        let raw = KBox::into_raw(pair);
+        // SAFETY: It was just allocated, and is freed a grace period after it is dissolved, that is
+        // after the critical section that `_rcu` stands for.
+        let this = unsafe { &*raw };
+
+        if !this.set(Side::A) {
+            // SAFETY: Nobody else has seen it.
+            drop(unsafe { KBox::from_raw(raw) });
+            return false;
+        }
+        if !this.set(Side::B) {
+            return !this.dissolve();
+        }
+        if field(&this.socks[0]).load(Relaxed) != this.tagged(Side::A) {
+            // Dissolved between the two: B's was not there yet to be cleared.
+            this.clear(Side::B);
+            return true;
+        }
+        if this.socks.iter().any(|s| s.state() == State::Close) {
+            return !this.dissolve();
+        }
+        true
+    }
+
+    /// Ends the friendship. Both sockets go on over the wire.
+    ///
+    /// Returns whether this call did it.
+    fn dissolve(&self) -> bool {
+        if !self.clear(Side::A) {
+            return false;
+        }
+        self.clear(Side::B);
+        // SAFETY: We took the token, so nobody else hands it to RCU. It was made by
+        // `KBox::into_raw()` in `form`.
+        unsafe { bindings::call_rcu(self.rcu.get(), Some(Self::free)) };
+        true
+    }
+
+    /// # Safety
+    ///
+    /// `head` is the field `rcu` of a pair that nobody can reach any more.
+    unsafe extern "C" fn free(head: *mut bindings::callback_head) {
+        // SAFETY: By the function's safety requirements; `Opaque` is transparent.
+        let pair = unsafe { kernel::container_of!(Opaque::cast_from(head), Pair, rcu) };
+        // SAFETY: As above; it came from `KBox::into_raw()`. Putting the sockets may free them,
+        // which softirq may do.
+        drop(unsafe { KBox::from_raw(pair.cast_mut()) });
+    }
+}
+
+/// One socket's view of its pair, inside an RCU read-side critical section.
+#[derive(Clone, Copy)]
+pub(crate) struct Member<'a> {
+    pair: &'a Pair,
+    side: Side,
+}
+
+impl<'a> Member<'a> {
+    /// The pair of `sock`, if it has a friend.
+    pub(crate) fn of(sock: &Sock, _rcu: Rcu<'a>) -> Option<Self> {
+        let tagged = field(sock).load(Relaxed);
+        let pair = NonNull::new(tagged.map_addr(|addr| addr & !Side::MASK).cast::<Pair>())?;
+        let side = if tagged.addr() & Side::MASK == 0 {
+            Side::A
+        } else {
+            Side::B
+        };
+        Some(Self {
+            // SAFETY: The field points to a pair that is freed a grace period after the field was
+            // cleared; the critical section lasts for `'a`. The address dependency orders the
+            // read of the pointer before what is read through it.
+            pair: unsafe { pair.as_ref() },
+            side,
+        })
+    }
+
+    /// The state of the namespace that both are in.
+    pub(crate) fn namespace(&self) -> &'a Namespace {
+        // SAFETY: The namespace's state is freed a grace period after its last pair was dissolved.
+        unsafe { self.pair.namespace.as_ref() }
+    }
+
+    /// The other end.
+    pub(crate) fn peer(&self) -> &'a Sock {
+        &self.pair.socks[self.side.other() as usize]
+    }
+
+    /// Whether the peer still has us for a friend, and not another since.
+    ///
+    /// Only with the peer's spinlock held is the answer true for longer than
+    /// the moment.
+    pub(crate) fn peer_still_paired(&self) -> bool {
+        let other = self.side.other();
+        field(self.peer()).load(Relaxed) == self.pair.tagged(other)
+    }
+
+    /// We have something that could not be moved, and wait until the peer reads.
+    pub(crate) fn waiting(&self) -> &'a Atomic<bool> {
+        &self.pair.waiting[self.side as usize]
+    }
+
+    /// The peer has something that could not be moved, and waits until we read.
+    pub(crate) fn peer_waiting(&self) -> &'a Atomic<bool> {
+        &self.pair.waiting[self.side.other() as usize]
+    }
+
+    /// Ends the friendship; both go on over the wire.
+    ///
+    /// Returns whether this call did it.
+    pub(crate) fn dissolve(&self) -> bool {
+        self.pair.dissolve()
+    }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where TCP asks us.
+//!
+//! C header: [`include/net/tcp_friends.h`](srctree/include/net/tcp_friends.h)
+
+use core::{
+    marker::PhantomData,
+    ptr::addr_of, //
+};
+
+use kernel::{
+    bindings,
+    error::to_result,
+    prelude::*, //
+};
+
+use super::{
+    skb::Arrival,
+    sock::{
+        Owned,
+        Rcu,
+        Sock,
+        Spinlocked, //
+    },
+};
+
+/// How the caller of a hook holds the socket.
+pub(crate) enum Caller<'a> {
+    /// As its owner, in process context.
+    Task(Owned<'a>),
+    /// By its spinlock, in softirq or at the end of `release_sock()`.
+    Softirq(Spinlocked<'a>),
+}
+
+impl<'a> Caller<'a> {
+    /// # Safety
+    ///
+    /// `sock` is locked by the caller for `'a`, one way or the other.
+    unsafe fn new(sock: &'a Sock) -> Self {
+        // With bottom halves off we may hold the spinlock, and never wait for another.
+        //
+        // SAFETY: No requirements.
+        if unsafe { bindings::in_softirq() } {
+            // SAFETY: The socket is ours. A task that owns it and has bottom halves off for
+            // another reason has its state to itself as well.
+            Caller::Softirq(unsafe { Spinlocked::new(sock) })
+        } else {
+            // SAFETY: A socket is locked with bottom halves on only by its owner.
+            Caller::Task(unsafe { Owned::new(sock) })
+        }
+    }
+}
+
+/// What became of a transmission.
+pub(crate) enum Xmit {
+    /// Let TCP transmit what is left.
+    Wire,
+    /// Nothing is left, or what is left was never sent by the wire's rules.
+    Done,
+    /// Something waits and nothing is in flight, so that TCP arms its probe
+    /// timer.
+    Pending,
+}
+
+/// Whether a reader's new room must be told by an ACK.
+pub(crate) enum Read {
+    /// TCP shall judge.
+    Tcp,
+    /// The friend needs none.
+    Done,
+    /// The friend waits and could not be helped here.
+    Ack,
+}
+
+/// The module's side of the hooks. All run in an RCU read-side critical section
+/// and must not sleep.
+pub(crate) trait Hooks {
+    /// `sock` became established; the segment that did it came as `arrival`.
+    /// The caller has locked the socket.
+    fn established(sock: &Sock, arrival: Arrival, rcu: Rcu<'_>);
+
+    /// Transmit from the write queue of `caller`, which has a friend.
+    ///
+    /// `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`; `probe` if the caller
+    /// wants a segment on the wire whatever happens.
+    fn xmit(sock: &Sock, caller: Caller<'_>, mss: u32, nonagle: u32, probe: bool, rcu: Rcu<'_>)
+        -> Xmit;
+
+    /// Data was read from `sock`, which has a friend.
+    fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read;
+
+    /// `sock`, locked by the caller, is no longer fit for a friend.
+    fn gone(sock: &Sock, rcu: Rcu<'_>);
+}
+
+/// The C functions for a `T`.
+struct Adapter<T>(PhantomData<T>);
+
+impl<T: Hooks> Adapter<T> {
+    /// # Safety
+    ///
+    /// As `tcp_friends_ops.established`.
+    unsafe extern "C" fn established(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) {
+        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
+        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
+        // SAFETY: The C side passes null or the segment that was received.
+        T::established(sock, unsafe { Arrival::of(skb) }, rcu);
+    }
+
+    /// # Safety
+    ///
+    /// As `tcp_friends_ops.xmit`.
+    unsafe extern "C" fn xmit(
+        sk: *mut bindings::sock,
+        mss_now: c_uint,
+        nonagle: c_int,
+        push_one: c_int,
+    ) -> c_int {
+        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
+        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
+        // SAFETY: `tcp_write_xmit()` runs with the socket locked.
+        let caller = unsafe { Caller::new(sock) };
+        // push_one is 2 for a tail loss probe.
+        match T::xmit(sock, caller, mss_now, nonagle as u32, push_one == 2, rcu) {
+            Xmit::Wire => bindings::TCP_FRIENDS_WIRE,
+            Xmit::Done => bindings::TCP_FRIENDS_DONE,
+            Xmit::Pending => bindings::TCP_FRIENDS_PENDING,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As `tcp_friends_ops.read`.
+    unsafe extern "C" fn read(sk: *mut bindings::sock) -> c_int {
+        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
+        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
+        // SAFETY: `__tcp_cleanup_rbuf()` runs with the socket locked.
+        let answer = match T::read(sock, unsafe { Caller::new(sock) }, rcu) {
+            Read::Tcp => bindings::TCP_FRIENDS_READ_TCP,
+            Read::Done => bindings::TCP_FRIENDS_READ_DONE,
+            Read::Ack => bindings::TCP_FRIENDS_READ_ACK,
+        };
+        answer as i32
+    }
+
+    /// # Safety
+    ///
+    /// As `tcp_friends_ops.gone`.
+    unsafe extern "C" fn gone(sk: *mut bindings::sock) {
+        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
+        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
+        T::gone(sock, rcu);
+    }
+
+    const OPS: bindings::tcp_friends_ops = bindings::tcp_friends_ops {
+        owner: core::ptr::null_mut(),
+        established: Some(Self::established),
+        xmit: Some(Self::xmit),
+        read: Some(Self::read),
+        gone: Some(Self::gone),
+    };
+}
+
+/// Registered hooks; none runs any more once this is dropped.
+///
+/// # Invariants
+///
+/// The boxed operations are registered.
+pub(crate) struct Registration(KBox<bindings::tcp_friends_ops>);
+
+// SAFETY: It is only dropped, which any thread may do.
+unsafe impl Send for Registration {}
+// SAFETY: Nothing can be done with a shared reference.
+unsafe impl Sync for Registration {}
+
+impl Registration {
+    /// Registers `T`. May sleep.
+    pub(crate) fn new<T: Hooks>(module: &'static ThisModule) -> Result<Self> {
+        let mut ops = KBox::new(Adapter::<T>::OPS, GFP_KERNEL)?;
+
+        ops.owner = module.as_ptr();
+        // SAFETY: The operations live until they are unregistered, in `drop`; the functions keep to
+        // the contract of `struct tcp_friends_ops`.
+        to_result(unsafe { bindings::tcp_friends_register(addr_of!(*ops)) })?;
+        // INVARIANT: Just registered.
+        Ok(Self(ops))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is registered. Waits for a grace period, in process
+        // context, as a module is unloaded.
+        unsafe { bindings::tcp_friends_unregister(addr_of!(*self.0)) };
+    }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the module needs of the kernel's TCP, behind safe interfaces.
+//!
+//! All `unsafe` code of the module is in this folder. What the C side demands
+//! of a context is a type here, so that what cannot be proved cannot be called:
+//!
+//! - [`Rcu`]: an RCU read-side critical section lasts.
+//! - [`Owned`]: the current task owns the socket (`lock_sock()`), and bottom
+//!   halves are on.
+//! - [`Spinlocked`]: the socket's spinlock is held and no task owns the socket.
+//! - [`Busy`]: the socket's spinlock is held while a task owns the socket, so
+//!   that nothing but its backlog may be touched.
+//!
+//! # Lock order
+//!
+//! There is none between two sockets, because nobody ever waits for a second
+//! spinlock while holding a first one: [`Owned`] holds no spinlock and may
+//! wait for the peer's; [`Spinlocked`] may only try. Nobody takes ownership of
+//! a socket here.
+
+mod ehash;
+mod friend;
+mod hooks;
+mod namespace;
+mod percpu;
+mod skb;
+mod sock;
+
+pub(crate) use ehash::{
+    find_other_end,
+    for_each_established, //
+};
+pub(crate) use friend::{
+    Member,
+    Pair, //
+};
+pub(crate) use hooks::{
+    Caller,
+    Hooks,
+    Read,
+    Registration as HooksRegistration,
+    Xmit, //
+};
+pub(crate) use namespace::{
+    Net,
+    Registration as NamespaceRegistration, //
+};
+pub(crate) use percpu::PerCpuCounters;
+pub(crate) use skb::{
+    Arrival,
+    Head, //
+};
+pub(crate) use sock::{
+    smp_mb_after_atomic,
+    tcp_jiffies32,
+    Busy,
+    Held,
+    Rcu,
+    SlockGuard,
+    Sock,
+    State,
+    Tcp, //
+};

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network namespaces, and what each shows and lets be set under `/proc`.
+//!
+//! C headers: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h),
+//! [`include/linux/sysctl.h`](srctree/include/linux/sysctl.h),
+//! [`include/linux/proc_fs.h`](srctree/include/linux/proc_fs.h)
+
+use core::ptr::{
+    addr_of,
+    NonNull, //
+};
+
+use kernel::{
+    bindings,
+    error::to_result,
+    prelude::*,
+    seq_file::SeqFile,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        rcu, //
+    },
+    types::Opaque,
+};
+
+use crate::namespace::Namespace;
+
+/// A network namespace (`struct net`).
+///
+/// # Invariants
+///
+/// The value is a valid `struct net`, initialised.
+#[repr(transparent)]
+pub(crate) struct Net(Opaque<bindings::net>);
+
+/// Where C keeps the number of our per-namespace pointer.
+static ID: Atomic<u32> = Atomic::new(0);
+
+const NAME: &CStr = c"tcp_friends";
+
+/// Bounds of the sysctl.
+static OFF: u32 = 0;
+static ON: u32 = 1;
+
+impl Net {
+    /// # Safety
+    ///
+    /// `ptr` points at a namespace that stays alive for `'a`.
+    pub(super) unsafe fn from_raw<'a>(ptr: *mut bindings::net) -> &'a Self {
+        // CAST: Transparent. SAFETY: By the function's safety requirements.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// The C namespace.
+    pub(super) fn raw(&self) -> *mut bindings::net {
+        self.0.get()
+    }
+
+    /// Our state of this namespace.
+    ///
+    /// `None` while the namespace is being made or taken down.
+    pub(crate) fn state(&self) -> Option<&Namespace> {
+        // SAFETY: Hooks and handlers, which are all that runs here, are registered after the
+        // per-namespace operations and unregistered before, so the number is valid, and what it
+        // leads to lives until `exit`, after which no socket and no handler of the namespace is
+        // left (or the hooks are gone).
+        unsafe {
+            let slot = bindings::net_generic(self.raw(), ID.load(Relaxed))
+                .cast::<*const Slot>()
+                .read_volatile();
+            slot.as_ref().map(|slot| &slot.state)
+        }
+    }
+
+    /// Whether somebody captures packets on the loopback device, or on all.
+    pub(crate) fn loopback_tapped(&self) -> bool {
+        // SAFETY: The namespace and its loopback device are valid; whether a list is empty is told
+        // by one pointer, read volatile.
+        unsafe {
+            let lo = (*self.raw()).loopback_dev;
+            !list_empty(addr_of!((*self.raw()).ptype_all)) || !list_empty(addr_of!((*lo).ptype_all))
+        }
+    }
+}
+
+/// # Safety
+///
+/// `head` is an initialised list head.
+unsafe fn list_empty(head: *const bindings::list_head) -> bool {
+    // SAFETY: By the function's safety requirements.
+    unsafe { addr_of!((*head).next).read_volatile() }.cast_const() == head
+}
+
+/// What the namespace's pointer leads to.
+struct Slot {
+    state: Namespace,
+    net: *mut bindings::net,
+    table: bindings::ctl_table,
+    header: *mut bindings::ctl_table_header,
+}
+
+impl Slot {
+    /// # Safety
+    ///
+    /// As `pernet_operations.init`.
+    unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
+        // SAFETY: By the function's safety requirements.
+        match unsafe { Self::create(net) } {
+            Ok(()) => 0,
+            Err(err) => err.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `net` is a namespace being made, or one that we are being told of.
+    unsafe fn create(net: *mut bindings::net) -> Result {
+        let slot = KBox::into_raw(KBox::new(
+            Self {
+                state: Namespace::new()?,
+                net,
+                table: bindings::ctl_table {
+                    procname: NAME.as_char_ptr(),
+                    data: core::ptr::null_mut(),
+                    maxlen: 1,
+                    mode: 0o644,
+                    proc_handler: Some(Self::sysctl),
+                    extra1: addr_of!(OFF).cast_mut().cast(),
+                    extra2: addr_of!(ON).cast_mut().cast(),
+                    ..Default::default()
+                },
+                header: core::ptr::null_mut(),
+            },
+            GFP_KERNEL,
+        )?);
+        // SAFETY: Just allocated, and nobody else knows it yet; it lives until `exit`.
+        let proc = unsafe {
+            (*slot).table.data = (*slot).state.switch().as_ptr().cast();
+            Self::pointer(net).write_volatile(slot);
+            (*slot).header = bindings::register_net_sysctl_sz(
+                net,
+                c"net/ipv4".as_char_ptr(),
+                addr_of!((*slot).table),
+                1,
+            );
+            bindings::proc_create_net_single(
+                NAME.as_char_ptr(),
+                0o444,
+                (*net).proc_net,
+                Some(Self::show),
+                core::ptr::null_mut(),
+            )
+        };
+        // SAFETY: As above.
+        if unsafe { (*slot).header.is_null() } || proc.is_null() {
+            // SAFETY: What was made is taken back.
+            unsafe { Self::destroy(net, !proc.is_null()) };
+            return Err(ENOMEM);
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// `net` is a namespace whose pointer was set by `create`.
+    unsafe fn destroy(net: *mut bindings::net, proc: bool) {
+        // SAFETY: By the function's safety requirements; both unregistering calls wait for who is
+        // inside the handlers.
+        unsafe {
+            let slot = Self::pointer(net).read_volatile();
+
+            if proc {
+                bindings::remove_proc_entry(NAME.as_char_ptr(), (*net).proc_net);
+            }
+            if !(*slot).header.is_null() {
+                bindings::unregister_net_sysctl_table((*slot).header);
+            }
+            (*slot).state.exit(Net::from_raw(net));
+            Self::pointer(net).write_volatile(core::ptr::null_mut());
+            drop(KBox::from_raw(slot));
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As `pernet_operations.exit`.
+    unsafe extern "C" fn exit(net: *mut bindings::net) {
+        // SAFETY: `init` succeeded for this namespace.
+        unsafe { Self::destroy(net, true) };
+    }
+
+    /// # Safety
+    ///
+    /// `net` is a namespace, and our operations are registered.
+    unsafe fn pointer(net: *mut bindings::net) -> *mut *mut Self {
+        // SAFETY: By the function's safety requirements; C allocated room for one pointer, zeroed.
+        unsafe { bindings::net_generic(net, ID.load(Relaxed)).cast() }
+    }
+
+    /// # Safety
+    ///
+    /// As `ctl_table.proc_handler`.
+    unsafe extern "C" fn sysctl(
+        table: *const bindings::ctl_table,
+        dir: c_int,
+        buffer: *mut c_void,
+        lenp: *mut usize,
+        ppos: *mut bindings::loff_t,
+    ) -> c_int {
+        // SAFETY: The C side's arguments are passed on; the table's data is one byte.
+        let ret = unsafe { bindings::proc_dou8vec_minmax(table, dir, buffer, lenp, ppos) };
+        if ret == 0 && dir != 0 {
+            // SAFETY: The table is the field of a `Slot` that lives while handlers run.
+            let slot = unsafe { &*kernel::container_of!(table.cast_mut(), Slot, table) };
+            // SAFETY: So does its namespace.
+            slot.state.switched(unsafe { Net::from_raw(slot.net) });
+        }
+        ret
+    }
+
+    /// # Safety
+    ///
+    /// As the `show` of `proc_create_net_single()`.
+    unsafe extern "C" fn show(seq: *mut bindings::seq_file, _v: *mut c_void) -> c_int {
+        // SAFETY: The C side passes a file that was opened for one namespace, which it keeps alive.
+        let (net, seq) = unsafe {
+            (
+                Net::from_raw(bindings::seq_file_single_net(seq)),
+                SeqFile::from_raw(seq),
+            )
+        };
+        if let Some(state) = net.state() {
+            state.show(seq);
+        }
+        0
+    }
+}
+
+/// Registered per-namespace state; gone from all namespaces once dropped.
+///
+/// # Invariants
+///
+/// The boxed operations are registered.
+pub(crate) struct Registration(NonNull<bindings::pernet_operations>);
+
+// SAFETY: It is only dropped, which any thread may do.
+unsafe impl Send for Registration {}
+// SAFETY: Nothing can be done with a shared reference.
+unsafe impl Sync for Registration {}
+
+impl Registration {
+    /// Makes the state of every namespace, now and to come. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        let ops = KBox::new(
+            bindings::pernet_operations {
+                init: Some(Slot::init),
+                exit: Some(Slot::exit),
+                id: ID.as_ptr(),
+                size: size_of::<*mut Slot>(),
+                ..Default::default()
+            },
+            GFP_KERNEL,
+        )?;
+        let ops = NonNull::from(KBox::leak(ops));
+        // SAFETY: The operations live until they are unregistered, in `drop`.
+        let ret = to_result(unsafe { bindings::register_pernet_subsys(ops.as_ptr()) });
+        if ret.is_err() {
+            // SAFETY: C did not keep it.
+            drop(unsafe { KBox::from_raw(ops.as_ptr()) });
+        }
+        // INVARIANT: Just registered.
+        ret.map(|()| Self(ops))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is registered; nobody uses it afterwards.
+        unsafe {
+            bindings::unregister_pernet_subsys(self.0.as_ptr());
+            drop(KBox::from_raw(self.0.as_ptr()));
+        }
+        // Pairs that `exit` dissolved are freed by code of this module.
+        rcu::rcu_barrier();
+    }
+}

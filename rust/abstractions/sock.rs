@@ -1,0 +1,689 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TCP sockets, and the evidence of how they are locked.
+//!
+//! C headers: [`include/net/sock.h`](srctree/include/net/sock.h),
+//! [`include/linux/tcp.h`](srctree/include/linux/tcp.h)
+
+use core::{
+    marker::PhantomData,
+    ptr::{
+        addr_of,
+        addr_of_mut,
+        NonNull, //
+    },
+};
+
+use kernel::{
+    bindings,
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    },
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    },
+};
+
+use super::{
+    namespace::Net,
+    skb::{
+        Head,
+        Skb, //
+    },
+};
+
+/// Evidence that an RCU read-side critical section lasts for `'a`.
+///
+/// # Invariants
+///
+/// The current context is in an RCU read-side critical section for all of `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rcu<'a>(PhantomData<&'a ()>, NotThreadSafe);
+
+impl Rcu<'_> {
+    /// # Safety
+    ///
+    /// The caller is in an RCU read-side critical section for all of the
+    /// lifetime of the returned value.
+    pub(super) unsafe fn new() -> Self {
+        // INVARIANT: By the function's safety requirements.
+        Self(PhantomData, NotThreadSafe)
+    }
+}
+
+/// The states of a connection that matter here, RFC 9293 section 3.3.2.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Data flows both ways.
+    Established,
+    /// A passive end that waits for the handshake's last ACK.
+    SynRecv,
+    /// We have sent a FIN; the peer may still send.
+    FinWait,
+    /// The peer has sent a FIN; we may still send.
+    CloseWait,
+    /// Gone.
+    Close,
+    /// Anything else.
+    Other,
+}
+
+/// A full TCP socket (`struct tcp_sock`).
+///
+/// What a shared reference offers are snapshots that need no lock.
+///
+/// # Invariants
+///
+/// The value is a valid `struct tcp_sock` of protocol TCP, not a request or
+/// time-wait socket, and is reference counted.
+#[repr(transparent)]
+pub(crate) struct Sock(Opaque<bindings::tcp_sock>);
+
+// SAFETY: `sock_hold()` and `sock_put()` are the socket's own reference count; a socket is not
+// freed before its last reference is put.
+unsafe impl AlwaysRefCounted for Sock {
+    fn inc_ref(&self) {
+        // SAFETY: `self` is a valid socket that somebody holds a reference to.
+        unsafe { bindings::sock_hold(self.raw()) };
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: By the safety requirements there is a reference to put.
+        unsafe { bindings::sock_put(obj.as_ptr().cast()) };
+    }
+}
+
+impl Sock {
+    /// # Safety
+    ///
+    /// `ptr` points at a full TCP socket that stays alive for `'a`.
+    pub(super) unsafe fn from_raw<'a>(ptr: *mut bindings::sock) -> &'a Self {
+        // CAST: `struct sock` is the first member of `struct tcp_sock`, `Sock` is transparent.
+        // SAFETY: By the function's safety requirements.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// Takes over a reference.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` points at a full TCP socket and the caller gives up one reference.
+    pub(super) unsafe fn from_counted(ptr: NonNull<bindings::sock>) -> ARef<Self> {
+        // SAFETY: By the function's safety requirements.
+        unsafe { ARef::from_raw(ptr.cast()) }
+    }
+
+    /// The C socket.
+    pub(super) fn raw(&self) -> *mut bindings::sock {
+        self.0.get().cast()
+    }
+
+    /// The C TCP socket.
+    pub(super) fn tp(&self) -> *mut bindings::tcp_sock {
+        self.0.get()
+    }
+
+    /// The connection's state (`sk_state`), with `READ_ONCE()`.
+    pub(crate) fn state(&self) -> State {
+        // SAFETY: `self` is a valid socket; a volatile read of one byte.
+        let state = unsafe { addr_of!((*self.raw()).__sk_common.skc_state).read_volatile() };
+        match u32::from(state) {
+            bindings::TCP_ESTABLISHED => State::Established,
+            bindings::TCP_SYN_RECV => State::SynRecv,
+            bindings::TCP_FIN_WAIT1 | bindings::TCP_FIN_WAIT2 => State::FinWait,
+            bindings::TCP_CLOSE_WAIT => State::CloseWait,
+            bindings::TCP_CLOSE => State::Close,
+            _ => State::Other,
+        }
+    }
+
+    /// The socket's network namespace.
+    pub(crate) fn net(&self) -> &Net {
+        // SAFETY: `self` is a valid socket, and its namespace outlives it.
+        unsafe { Net::from_raw(bindings::sock_net(self.raw())) }
+    }
+
+    /// Whether this is the same socket.
+    pub(crate) fn is(&self, other: &Sock) -> bool {
+        core::ptr::eq(self, other)
+    }
+
+    /// Whether the reader shut its side down (`RCV_SHUTDOWN`).
+    pub(crate) fn receive_shutdown(&self) -> bool {
+        // SAFETY: `self` is a valid socket; a volatile read of one byte.
+        let bits = unsafe { addr_of!((*self.raw()).sk_shutdown).read_volatile() };
+        u32::from(bits) & bindings::RCV_SHUTDOWN != 0
+    }
+
+    /// Whether a task holds a descriptor of it: a child that nobody has
+    /// accepted yet has none.
+    pub(crate) fn has_socket(&self) -> bool {
+        // SAFETY: `self` is a valid socket; a volatile read of a pointer.
+        !unsafe { addr_of!((*self.raw()).sk_socket).read_volatile() }.is_null()
+    }
+
+    /// Whether the SYN carried data or asked for Fast Open (RFC 7413), so that
+    /// the passive end was made before this one was established.
+    pub(crate) fn opened_fast(&self) -> bool {
+        // SAFETY: `self` is a valid socket; bits that were set before it was established.
+        unsafe {
+            bindings::tcp_sock::syn_data_raw(self.tp()) != 0
+                || bindings::tcp_sock::syn_fastopen_raw(self.tp()) != 0
+        }
+    }
+
+    /// Whether somebody else already has a say in this socket's byte stream:
+    /// MPTCP, MD5 or AO signatures, an upper-layer protocol, TCP_REPAIR.
+    pub(crate) fn has_own_rules(&self) -> bool {
+        let tp = self.tp();
+
+        #[cfg(CONFIG_MPTCP)]
+        // SAFETY: `self` is a valid socket; a volatile read of one byte.
+        if unsafe { addr_of!((*tp).is_mptcp).read_volatile() } {
+            return true;
+        }
+        #[cfg(CONFIG_TCP_MD5SIG)]
+        // SAFETY: `self` is a valid socket; only whether the pointer is set is of interest.
+        if !unsafe { addr_of!((*tp).md5sig_info).read_volatile() }.is_null() {
+            return true;
+        }
+        #[cfg(CONFIG_TCP_AO)]
+        // SAFETY: As above.
+        if !unsafe { addr_of!((*tp).ao_info).read_volatile() }.is_null() {
+            return true;
+        }
+        // SAFETY: As above.
+        unsafe {
+            bindings::tcp_sock::repair_raw(tp) != 0
+                || !addr_of!((*tp).inet_conn.icsk_ulp_ops)
+                    .read_volatile()
+                    .is_null()
+        }
+    }
+
+    /// Whether a classic or extended BPF filter stands before its receive queue
+    /// (`SO_ATTACH_FILTER`, `SO_ATTACH_BPF`).
+    pub(crate) fn has_filter(&self) -> bool {
+        // SAFETY: `self` is a valid socket; only whether the pointer is set is of interest.
+        !unsafe { addr_of!((*self.raw()).sk_filter).read_volatile() }.is_null()
+    }
+
+    /// Whether it wants a time stamp of each segment that it receives
+    /// (`SO_TIMESTAMP`, `SO_TIMESTAMPING`).
+    pub(crate) fn wants_receive_timestamps(&self) -> bool {
+        // SAFETY: `self` is a valid socket.
+        unsafe {
+            addr_of!((*self.raw()).sk_tsflags).read_volatile() != 0
+                || bindings::sock_flag(self.raw(), bindings::sock_flags_SOCK_RCVTSTAMP)
+        }
+    }
+
+    /// Whether the memory of both is accounted in the same places (cgroup,
+    /// protocol), so that an skb may change hands without either hearing of it.
+    pub(super) fn shares_account(&self, other: &Sock) -> bool {
+        // SAFETY: Both are valid sockets; words that are set when a socket is made or accepted.
+        unsafe {
+            #[cfg(CONFIG_MEMCG)]
+            if addr_of!((*self.raw()).sk_memcg).read_volatile()
+                != addr_of!((*other.raw()).sk_memcg).read_volatile()
+            {
+                return false;
+            }
+            let bypass = |sock: &Sock| {
+                bindings::sock_common::skc_bypass_prot_mem_raw(addr_of!(
+                    (*sock.raw()).__sk_common
+                ))
+            };
+            bypass(self) == bypass(other)
+        }
+    }
+
+    /// The next byte expected (`rcv_nxt`), with `READ_ONCE()`.
+    pub(crate) fn peek_rcv_nxt(&self) -> u32 {
+        // SAFETY: `self` is a valid socket; an aligned word.
+        unsafe { addr_of!((*self.tp()).rcv_nxt).read_volatile() }
+    }
+
+    /// The oldest byte not acknowledged (`snd_una`), with `READ_ONCE()`.
+    pub(crate) fn peek_snd_una(&self) -> u32 {
+        // SAFETY: `self` is a valid socket; an aligned word.
+        unsafe { addr_of!((*self.tp()).snd_una).read_volatile() }
+    }
+
+    /// The next byte to send (`snd_nxt`), with `READ_ONCE()`.
+    pub(crate) fn peek_snd_nxt(&self) -> u32 {
+        // SAFETY: `self` is a valid socket; an aligned word.
+        unsafe { addr_of!((*self.tp()).snd_nxt).read_volatile() }
+    }
+
+    /// Bytes of memory that what it has received and not read takes, its
+    /// backlog included.
+    pub(crate) fn receive_memory(&self) -> u32 {
+        // SAFETY: `self` is a valid socket; both are single words, the second is read volatile.
+        let (queued, backlog) = unsafe {
+            (
+                bindings::sk_rmem_alloc_get(self.raw()),
+                addr_of!((*self.raw()).sk_backlog.len).read_volatile(),
+            )
+        };
+        queued.saturating_add(backlog).max(0).unsigned_abs()
+    }
+
+    /// The limit for [`Sock::receive_memory`] in bytes (`SO_RCVBUF`).
+    pub(crate) fn receive_buffer(&self) -> u32 {
+        // SAFETY: `self` is a valid socket; an aligned word.
+        unsafe { addr_of!((*self.raw()).sk_rcvbuf).read_volatile() }
+            .max(0)
+            .unsigned_abs()
+    }
+
+    /// Makes the backlog understand what a friend puts there.
+    ///
+    /// `tcp_friends_backlog_rcv()` is built into the kernel, so this needs
+    /// never be undone; it passes on all that came by the wire.
+    pub(super) fn accept_friends_backlog(&self) {
+        // SAFETY: `self` is a valid socket; an aligned pointer that `__release_sock()` may read at
+        // any moment, and both its old and its new value handle what the wire brings.
+        unsafe {
+            addr_of_mut!((*self.raw()).sk_backlog_rcv)
+                .write_volatile(Some(bindings::tcp_friends_backlog_rcv))
+        };
+    }
+}
+
+/// A socket that the current task owns, with bottom halves on and no spinlock
+/// of a socket held.
+///
+/// # Invariants
+///
+/// `lock_sock()` is held by the current context for `'a`, in process context.
+pub(crate) struct Owned<'a>(&'a Sock, NotThreadSafe);
+
+/// A socket whose spinlock is held and that no task owns.
+///
+/// # Invariants
+///
+/// `sk_lock.slock` is held by the current context for `'a` and
+/// `sk_lock.owned` is 0; or the context is the last part of `release_sock()`,
+/// where the owner has its spinlock back and is about to give up.
+pub(crate) struct Spinlocked<'a>(&'a Sock, NotThreadSafe);
+
+/// A socket whose spinlock is held while a task owns it.
+///
+/// # Invariants
+///
+/// `sk_lock.slock` is held by the current context for `'a` and
+/// `sk_lock.owned` is 1.
+pub(crate) struct Busy<'a>(&'a Sock, NotThreadSafe);
+
+/// How a socket whose spinlock was just taken was found.
+pub(crate) enum Held<'a> {
+    /// Nobody owns it: all of it may be used.
+    Free(Spinlocked<'a>),
+    /// A task owns it: only the backlog may be used.
+    Busy(Busy<'a>),
+}
+
+/// Keeps a socket's spinlock, and bottom halves off, until it is dropped.
+///
+/// # Invariants
+///
+/// `sk_lock.slock` of `sock` is held by the current context; bottom halves are
+/// disabled, once more than they were before if `bh`.
+pub(crate) struct SlockGuard<'a> {
+    sock: &'a Sock,
+    bh: bool,
+    _not_thread_safe: NotThreadSafe,
+}
+
+impl<'a> SlockGuard<'a> {
+    /// What may be done with the socket.
+    pub(crate) fn held(&mut self) -> Held<'_> {
+        // SAFETY: `sock` is valid; `sk_lock.owned` changes only under the spinlock, that we hold.
+        if unsafe { bindings::sock_owned_by_user_nocheck(self.sock.raw()) } {
+            // INVARIANT: The spinlock is held for as long as the guard is borrowed.
+            Held::Busy(Busy(self.sock, NotThreadSafe))
+        } else {
+            // INVARIANT: As above, and nobody can become owner before it is given back.
+            Held::Free(Spinlocked(self.sock, NotThreadSafe))
+        }
+    }
+
+    /// The socket.
+    pub(crate) fn sock(&self) -> &'a Sock {
+        self.sock
+    }
+}
+
+impl Drop for SlockGuard<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the lock is held and bottom halves were disabled.
+        unsafe {
+            bindings::bh_unlock_sock(self.sock.raw());
+            if self.bh {
+                bindings::local_bh_enable();
+            }
+        }
+    }
+}
+
+impl<'a> Owned<'a> {
+    /// # Safety
+    ///
+    /// The current task owns `sock` for `'a`, in process context.
+    pub(super) unsafe fn new(sock: &'a Sock) -> Self {
+        // INVARIANT: By the function's safety requirements.
+        Self(sock, NotThreadSafe)
+    }
+
+    /// Takes the peer's spinlock. Waits for it: we hold no spinlock ourselves.
+    ///
+    /// The unique borrow sees to it that a second one cannot be taken.
+    pub(crate) fn lock_peer<'s>(&'s mut self, peer: &'s Sock) -> SlockGuard<'s> {
+        // SAFETY: `peer` is valid, and not `self`, which a pair never holds twice. By the type
+        // invariants no socket's spinlock is held, so waiting for this one cannot deadlock.
+        unsafe {
+            bindings::local_bh_disable();
+            bindings::bh_lock_sock(peer.raw());
+        }
+        // INVARIANT: Both were just done.
+        SlockGuard {
+            sock: peer,
+            bh: true,
+            _not_thread_safe: NotThreadSafe,
+        }
+    }
+
+    /// The socket's TCP state.
+    pub(crate) fn tcp(&self) -> Tcp<'a> {
+        // INVARIANT: The owner has the state to itself.
+        Tcp(self.0, NotThreadSafe)
+    }
+}
+
+impl<'a> Spinlocked<'a> {
+    /// # Safety
+    ///
+    /// The current context holds the spinlock of `sock` for `'a`, and no task
+    /// owns it, or its owner is the current context.
+    pub(super) unsafe fn new(sock: &'a Sock) -> Self {
+        // INVARIANT: By the function's safety requirements.
+        Self(sock, NotThreadSafe)
+    }
+
+    /// Takes the peer's spinlock if nobody has it. Never waits, since we hold
+    /// a spinlock ourselves.
+    pub(crate) fn try_lock_peer<'s>(&'s mut self, peer: &'s Sock) -> Option<SlockGuard<'s>> {
+        // SAFETY: `peer` is valid; bottom halves are off, since our own spinlock is held.
+        let taken = unsafe { bindings::bh_trylock_sock(peer.raw()) };
+
+        // INVARIANT: It was taken; bottom halves were off before.
+        taken.then_some(SlockGuard {
+            sock: peer,
+            bh: false,
+            _not_thread_safe: NotThreadSafe,
+        })
+    }
+
+    /// The socket's TCP state.
+    pub(crate) fn tcp(&self) -> Tcp<'a> {
+        // INVARIANT: With the spinlock held and no owner, the state is ours.
+        Tcp(self.0, NotThreadSafe)
+    }
+}
+
+impl Busy<'_> {
+    /// Appends to the backlog; the owner queues it when it lets go.
+    ///
+    /// Whether there is room is for the caller to ask before.
+    pub(crate) fn add_backlog(&mut self, skb: Skb) {
+        let raw = skb.into_raw();
+        // SAFETY: By the type invariants the spinlock is held, under which the backlog and its
+        // length change; `raw` is in no queue and charged to nobody, as the backlog wants it.
+        unsafe {
+            let truesize = (*raw).truesize as i32;
+            let len = addr_of_mut!((*self.0.raw()).sk_backlog.len);
+
+            bindings::__sk_add_backlog(self.0.raw(), raw);
+            len.write_volatile(len.read().wrapping_add(truesize));
+        }
+    }
+
+    /// Whether its owner is still passing on urgent data.
+    pub(crate) fn urgent(&self) -> bool {
+        // SAFETY: The socket is valid; a volatile read of an aligned short.
+        unsafe { addr_of!((*self.0.tp()).urg_data).read_volatile() != 0 }
+    }
+}
+
+/// The TCP state of a socket, in a context that has it to itself.
+///
+/// # Invariants
+///
+/// The current context owns the socket or holds its spinlock while nobody owns
+/// it, for `'a`: nobody else writes these fields, and nobody reads them except
+/// where the C side uses `READ_ONCE()`.
+pub(crate) struct Tcp<'a>(&'a Sock, NotThreadSafe);
+
+/// Accessors of `struct tcp_sock` fields: a getter, and a setter that is a
+/// `WRITE_ONCE()` where one is named.
+macro_rules! fields {
+    ($(#[$meta:meta])* $get:ident / $set:ident: $ty:ty = $($field:ident).+; $($rest:tt)*) => {
+        fields! { $(#[$meta])* $get: $ty = $($field).+; }
+        fields! {
+            /// Sets it, with `WRITE_ONCE()`.
+            / $set: $ty = $($field).+;
+        }
+        fields! { $($rest)* }
+    };
+    ($(#[$meta:meta])* / $set:ident: $ty:ty = $($field:ident).+; $($rest:tt)*) => {
+        $(#[$meta])*
+        pub(crate) fn $set(&mut self, val: $ty) {
+            // SAFETY: By the type invariants the field is ours to write.
+            unsafe { addr_of_mut!((*self.0.tp()).$($field).+).write_volatile(val) }
+        }
+
+        fields! { $($rest)* }
+    };
+    ($(#[$meta:meta])* $get:ident: $ty:ty = $($field:ident).+; $($rest:tt)*) => {
+        $(#[$meta])*
+        pub(crate) fn $get(&self) -> $ty {
+            // SAFETY: By the type invariants nobody writes the field now.
+            unsafe { addr_of!((*self.0.tp()).$($field).+).read() }
+        }
+
+        fields! { $($rest)* }
+    };
+    () => {};
+}
+
+impl<'a> Tcp<'a> {
+    fields! {
+        /// The oldest byte not acknowledged.
+        snd_una / set_snd_una: u32 = snd_una;
+        /// The next byte to send.
+        snd_nxt / set_snd_nxt: u32 = snd_nxt;
+        /// The urgent pointer; equal to `snd_una` when there is nothing urgent.
+        snd_up / set_snd_up: u32 = snd_up;
+        /// The window that the peer offers, in bytes from `snd_una`.
+        snd_wnd / set_snd_wnd: u32 = snd_wnd;
+        /// The largest window seen from the peer.
+        max_window / set_max_window: u32 = max_window;
+        /// Segments in flight on the wire.
+        packets_out: u32 = packets_out;
+        /// Maximum segment size in bytes, options taken off.
+        mss_cache: u32 = mss_cache;
+        /// The next byte expected.
+        rcv_nxt: u32 = rcv_nxt;
+        /// `rcv_nxt` when the window was last offered.
+        rcv_wup / set_rcv_wup: u32 = rcv_wup;
+        /// The window offered, in bytes from `rcv_wup`.
+        rcv_wnd / set_rcv_wnd: u32 = rcv_wnd;
+        /// The right-most window edge ever offered.
+        rcv_mwnd_seq / set_rcv_mwnd_seq: u32 = rcv_mwnd_seq;
+        /// Urgent data received and not yet passed on; 0 if none.
+        urg_data: u16 = urg_data;
+        /// Receiver's estimate of the segment size.
+        rcv_mss: u16 = inet_conn.icsk_ack.rcv_mss;
+        /// Which timer runs (`ICSK_TIME_*`), 0 if none; one that fires with 0 here does nothing.
+        icsk_pending / set_icsk_pending: u8 = inet_conn.icsk_pending;
+        / set_icsk_backoff: u8 = inet_conn.icsk_backoff;
+        / set_icsk_probes_out: u8 = inet_conn.icsk_probes_out;
+        / set_icsk_probes_tstamp: u32 = inet_conn.icsk_probes_tstamp;
+        /// Bytes sent, RFC 4898.
+        bytes_sent / set_bytes_sent: u64 = bytes_sent;
+        /// Bytes acknowledged, RFC 4898.
+        bytes_acked / set_bytes_acked: u64 = bytes_acked;
+        /// Segments sent.
+        segs_out / set_segs_out: u32 = segs_out;
+        /// Data segments sent.
+        data_segs_out / set_data_segs_out: u32 = data_segs_out;
+        /// Data segments delivered.
+        delivered / set_delivered: u32 = delivered;
+        /// When data was last sent, in jiffies.
+        / set_lsndtime: u32 = lsndtime;
+        /// When the last ACK was received, in jiffies.
+        / set_rcv_tstamp: u32 = rcv_tstamp;
+    }
+
+    /// The socket.
+    pub(crate) fn sock(&self) -> &'a Sock {
+        self.0
+    }
+
+    /// The socket's Nagle and cork bits (`TCP_NAGLE_*`).
+    pub(crate) fn nonagle(&self) -> u32 {
+        // SAFETY: By the type invariants nobody writes the bits now.
+        u32::from(unsafe { bindings::tcp_sock::nonagle_raw(self.0.tp()) })
+    }
+
+    /// Whether nothing waits for an ACK.
+    pub(crate) fn rtx_queue_empty(&self) -> bool {
+        // SAFETY: By the type invariants the queue is ours to look at.
+        unsafe { bindings::tcp_rtx_queue_empty(self.0.raw()) }
+    }
+
+    /// Whether nothing was received out of order.
+    pub(crate) fn ofo_queue_empty(&self) -> bool {
+        // SAFETY: By the type invariants nobody changes the tree now.
+        unsafe {
+            addr_of!((*self.0.tp()).out_of_order_queue.rb_node)
+                .read()
+                .is_null()
+        }
+    }
+
+    /// The first skb of the write queue (`tcp_send_head()`).
+    pub(crate) fn send_head(&mut self) -> Option<Head<'_>> {
+        // SAFETY: By the type invariants the queue is ours; the skb stays there while the returned
+        // value borrows `self`.
+        unsafe {
+            let skb = NonNull::new(bindings::tcp_send_head(self.0.raw()))?;
+            Some(Head::new(self.0, skb))
+        }
+    }
+
+    /// The window that it would offer now, in bytes.
+    pub(crate) fn select_window(&mut self) -> u32 {
+        // SAFETY: By the type invariants the state is ours, as `__tcp_select_window()` wants.
+        unsafe { bindings::__tcp_select_window(self.0.raw()) }
+    }
+
+    /// Reads the clock into `tcp_mstamp`.
+    pub(crate) fn refresh_mstamp(&mut self) {
+        // SAFETY: By the type invariants the fields are ours to write.
+        unsafe { bindings::tcp_mstamp_refresh(self.0.tp()) };
+    }
+
+    /// Takes over the pages that `sender` has accounted for `head`, if it has
+    /// whole ones: accounts are kept in pages, of which a socket gives back
+    /// what it has left when it is destroyed. Both draw on the same account.
+    ///
+    /// Returns whether the skb is off the sender's account and may be charged
+    /// here (`sk_forward_alloc`).
+    pub(super) fn borrow_pages(&mut self, sender: &Sock, head: &Head<'_>) -> bool {
+        let size = head.truesize();
+        let Some(pages) = size.checked_next_multiple_of(bindings::PAGE_SIZE as u32) else {
+            return false;
+        };
+        let (size, pages) = (size as i32, pages as i32);
+        // SAFETY: By the type invariants our account is ours. The sender's is too, since whoever
+        // has a `Head` has the sender's state. Others read them with `READ_ONCE()`.
+        unsafe {
+            let theirs = addr_of_mut!((*sender.raw()).sk_forward_alloc);
+            let ours = addr_of_mut!((*self.0.raw()).sk_forward_alloc);
+            let left = theirs.read().wrapping_add(size).wrapping_sub(pages);
+
+            if left < 0 || ours.read() >= size {
+                return false;
+            }
+            theirs.write_volatile(left);
+            ours.write_volatile(ours.read().wrapping_add(pages));
+        }
+        true
+    }
+
+    /// Schedules memory for an skb about to be queued; fails if the protocol's
+    /// or the cgroup's limit is reached.
+    pub(super) fn rmem_schedule(&mut self, head: &Head<'_>) -> bool {
+        // SAFETY: By the type invariants `sk_forward_alloc` is ours; the skb is only read.
+        unsafe {
+            bindings::sk_rmem_schedule(self.0.raw(), head.raw(), head.truesize() as i32)
+        }
+    }
+
+    /// Queues an skb as received: `rcv_nxt` moves past it.
+    ///
+    /// It was made ready by [`Head::take_for`] and starts at `rcv_nxt`.
+    pub(crate) fn receive(&mut self, skb: Skb) {
+        // SAFETY: By the type invariants the receive queue is ours; the skb is in no queue and
+        // charged to nobody, and `tcp_friends_rcv()` takes it over.
+        unsafe { bindings::tcp_friends_rcv(self.0.raw(), skb.into_raw()) };
+    }
+
+    /// Wakes who waits for data, if there is enough of it (`SO_RCVLOWAT`).
+    pub(crate) fn data_ready(&mut self) {
+        // SAFETY: By the type invariants the socket is locked, as the callback wants.
+        unsafe {
+            if !bindings::sock_flag(self.0.raw(), bindings::sock_flags_SOCK_DEAD) {
+                bindings::tcp_data_ready(self.0.raw());
+            }
+        }
+    }
+
+    /// Wakes who waits for room to send, if there is enough of it.
+    pub(crate) fn check_space(&mut self) {
+        // SAFETY: By the type invariants the socket is locked, as `tcp_check_space()` wants.
+        unsafe { bindings::tcp_check_space(self.0.raw()) };
+    }
+
+    /// Ends the time for which TCP_INFO counts the sender as busy, if both its
+    /// queues are empty.
+    pub(crate) fn chrono_stop_busy(&mut self) {
+        // SAFETY: By the type invariants the state is ours.
+        unsafe {
+            bindings::tcp_chrono_stop(self.0.raw(), bindings::tcp_chrono_TCP_CHRONO_BUSY)
+        };
+    }
+
+    /// Lets TCP transmit what is left in the write queue, as after an ACK.
+    pub(crate) fn push_pending_frames(&mut self) {
+        // SAFETY: By the type invariants the socket is locked, as `tcp_push_pending_frames()`
+        // wants. The hook may run again in it; nothing here is borrowed meanwhile.
+        unsafe { bindings::tcp_push_pending_frames(self.0.raw()) };
+    }
+}
+
+/// TCP's clock of the last jiffy (`tcp_jiffies32`).
+pub(crate) fn tcp_jiffies32() -> u32 {
+    // SAFETY: `jiffies` is a word that only the timer tick writes. TRUNCATE: as the C macro does.
+    unsafe { addr_of!(bindings::jiffies).read_volatile() as u32 }
+}
+
+/// A full barrier after an atomic read-modify-write (`smp_mb__after_atomic()`).
+pub(crate) fn smp_mb_after_atomic() {
+    // SAFETY: A barrier has no requirements.
+    unsafe { bindings::smp_mb__after_atomic() };
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who must take the wire, and why.
+//!
+//! Asked before each move, so each question costs a load or two.
+
+use crate::{
+    abstractions::{
+        Busy,
+        Head,
+        Sock,
+        State,
+        Tcp, //
+    },
+    stats::Wire,
+};
+
+/// `TCPHDR_FIN`, RFC 9293 section 3.1.
+const FIN: u16 = 0x01;
+/// `TCPHDR_SYN`.
+const SYN: u16 = 0x02;
+
+type Fence = Result<(), Wire>;
+
+const fn unless(fence: bool, why: Wire) -> Fence {
+    if fence {
+        Err(why)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether the sender may move anything. The caller has it to itself.
+///
+/// Establishes the sender's half of invariant 2.
+pub(crate) fn sender(s: &Tcp<'_>) -> Fence {
+    unless(
+        s.packets_out() != 0 || s.snd_una() != s.snd_nxt() || !s.rtx_queue_empty(),
+        Wire::InFlight,
+    )?;
+    unless(s.snd_up() != s.snd_una(), Wire::Urgent)?;
+    unless(s.sock().net().loopback_tapped(), Wire::Capture)
+}
+
+/// What can be asked of a receiver in any state of its lock. What changes
+/// meanwhile, `tcp_friends_backlog_rcv()` has to cope with.
+fn any_receiver(sock: &Sock) -> Fence {
+    match sock.state() {
+        State::Established => (),
+        // TCP resets who sends to an end that will not read; it does so for segments.
+        State::FinWait if !sock.receive_shutdown() => (),
+        _ => return Err(Wire::PeerState),
+    }
+    unless(sock.has_filter(), Wire::Filter)?;
+    unless(sock.wants_receive_timestamps(), Wire::Timestamp)
+}
+
+/// Whether the receiver takes what the sender has next. The caller has both to
+/// itself.
+///
+/// Establishes the receiver's half of invariant 2.
+pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>) -> Fence {
+    any_receiver(p.sock())?;
+    unless(p.rcv_nxt() != s.snd_nxt() || !p.ofo_queue_empty(), Wire::Sequence)?;
+    unless(p.urg_data() != 0, Wire::Urgent)
+}
+
+/// The same for a receiver that a task owns, whose `rcv_nxt` may lag behind by
+/// what is in its backlog.
+///
+/// Nothing of the sender is in flight, so all that it ever sent was either
+/// acknowledged, hence received, or moved, hence received or in the backlog,
+/// which is in order: invariant 2 holds once the backlog is worked off.
+pub(crate) fn busy_receiver(p: &Busy<'_>, sock: &Sock) -> Fence {
+    any_receiver(sock)?;
+    unless(p.urgent(), Wire::Urgent)
+}
+
+/// Whether this skb may be moved.
+pub(crate) fn skb(head: &Head<'_>) -> Fence {
+    unless(head.tcp_flags() & (FIN | SYN) != 0, Wire::Fin)?;
+    unless(head.has_linear_data(), Wire::Shape)?;
+    unless(head.wants_timestamp(), Wire::Timestamp)
+}
+
+/// Whether a receiver takes one more skb: it does until what it holds fills its
+/// buffer, as TCP does for segments in its window (`tcp_can_ingest()`).
+///
+/// So it holds at most one skb more than its buffer.
+pub(crate) fn has_room(sock: &Sock) -> bool {
+    sock.receive_memory() <= sock.receive_buffer()
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TCP friends: same-host TCP without the wire.
+//!
+//! Two sockets of one connection whose ends are both on this host are paired
+//! when the connection is established. From then on what one has to transmit
+//! is moved from its write queue straight to the other's receive queue, and
+//! both sequence spaces advance as if it had been sent, received and
+//! acknowledged. All above and below that step is TCP's own.
+//!
+//! ```text
+//!  tcp_sendmsg() -> write queue == friends: move the skb ==> receive queue -> tcp_recvmsg()
+//!                       |                                        ^
+//!                       +-- the wire: segment, IP, lo, softirq --+   always legal
+//! ```
+//!
+//! # The four invariants
+//!
+//! Every function that moves data or takes a lock names those that it relies on.
+//!
+//! 1. *Exact sequence.* After `[a, b)` has been moved from S to P,
+//!    `S.snd_una == S.snd_nxt == b` and `P.rcv_nxt == b`; an skb is in exactly one
+//!    queue: S's write queue, or P's receive queue, or P's backlog if a task
+//!    owns P (then `P.rcv_nxt` follows when that task lets go). A move of an
+//!    skb is a move of a value of type [`abstractions::Skb`].
+//! 2. *One path at a time.* Data is moved only when nothing of S is in flight on
+//!    the wire and P has nothing out of order. Otherwise the wire carries it.
+//! 3. *The wire is always legal.* At any moment either end may put a segment on
+//!    the wire and the other accepts it: the windows are in step too.
+//! 4. *Unfriending is clearing a pointer.* By the first three nothing has to be
+//!    drained or converted.
+//!
+//! # Who does what
+//!
+//! - [`pairing`]: who becomes friends.
+//! - [`transmit`]: the sender moves what it has.
+//! - [`read`]: the reader pulls what waited for room.
+//! - [`moving`]: the step that both share.
+//! - [`fence`]: who must take the wire, and why.
+//! - [`hold`]: what cork and Nagle keep back.
+//! - [`window`], [`seq`]: the arithmetic.
+//! - [`namespace`], [`stats`]: the switch and the counters.
+//! - [`abstractions`]: the kernel, behind safe interfaces; the lock order.
+
+use kernel::prelude::*;
+
+mod abstractions;
+mod fence;
+mod hold;
+mod moving;
+mod namespace;
+mod pairing;
+mod read;
+mod seq;
+mod stats;
+mod transmit;
+mod window;
+
+use abstractions::{
+    Arrival,
+    Caller,
+    Hooks,
+    HooksRegistration,
+    Member,
+    NamespaceRegistration,
+    Rcu,
+    Read,
+    Sock,
+    Xmit, //
+};
+
+module! {
+    type: Friends,
+    name: "tcp_friends",
+    authors: ["TCP friends maintainers"],
+    description: "Same-host TCP without the wire",
+    license: "GPL",
+}
+
+/// The loaded module. The hooks go first: fields are dropped in order.
+struct Friends {
+    _hooks: HooksRegistration,
+    _namespaces: NamespaceRegistration,
+}
+
+impl kernel::Module for Friends {
+    fn init(module: &'static ThisModule) -> Result<Self> {
+        let namespaces = NamespaceRegistration::new()?;
+
+        Ok(Self {
+            _hooks: HooksRegistration::new::<Self>(module)?,
+            _namespaces: namespaces,
+        })
+    }
+}
+
+impl Hooks for Friends {
+    fn established(sock: &Sock, arrival: Arrival, rcu: Rcu<'_>) {
+        pairing::established(sock, arrival, rcu);
+    }
+
+    #[inline]
+    fn xmit(
+        sock: &Sock,
+        caller: Caller<'_>,
+        mss: u32,
+        nonagle: u32,
+        probe: bool,
+        rcu: Rcu<'_>,
+    ) -> Xmit {
+        transmit::xmit(sock, caller, mss, nonagle, probe, rcu)
+    }
+
+    #[inline]
+    fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
+        read::read(sock, caller, rcu)
+    }
+
+    fn gone(sock: &Sock, rcu: Rcu<'_>) {
+        if let Some(member) = Member::of(sock, rcu) {
+            pairing::part(&member);
+        }
+    }
+}

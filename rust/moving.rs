@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The move itself: skbs leave the head of one socket's write queue and join
+//! the other's receive queue, or its backlog if a task owns it.
+//!
+//! Whoever calls has the sender's state to itself and holds the receiver as
+//! [`Place`] says; `fence` has been asked. No lock is taken here.
+
+use crate::{
+    abstractions::{
+        tcp_jiffies32,
+        Busy,
+        Sock,
+        Tcp, //
+    },
+    fence,
+    hold::{
+        may_go,
+        Go, //
+    },
+    stats::Wire,
+    window,
+};
+
+/// `ICSK_TIME_PROBE0`: the zero-window probe timer, which also ends a cork.
+const PROBE0: u8 = kernel::bindings::ICSK_TIME_PROBE0 as u8;
+
+/// An skb of fewer bytes does not make the receiver read the clock. It does so
+/// to see how fast its buffer is read, to let the buffer grow
+/// (`tcp_rcv_space_adjust()`); for small skbs the clock would cost more than the
+/// rest of the move.
+const MEASURED: u32 = 4096;
+
+/// Where the receiver takes data.
+pub(crate) enum Place<'a> {
+    /// Its receive queue: the caller has all of its state.
+    Queue(Tcp<'a>),
+    /// Its backlog: a task owns it, the caller holds its spinlock.
+    Backlog(Busy<'a>),
+}
+
+/// Why no more was moved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The write queue is empty.
+    Empty,
+    /// What is left is held back by cork, or is still being filled.
+    Held,
+    /// The receiver is full.
+    Full,
+    /// What is next must take the wire.
+    Wire(Wire),
+}
+
+/// What was moved.
+pub(crate) struct Moved {
+    /// Bytes of payload.
+    pub(crate) bytes: u32,
+    /// Skbs.
+    pub(crate) skbs: u32,
+    /// Why it ended.
+    pub(crate) stop: Stop,
+}
+
+/// Moves from `s` to `peer` whatever may go.
+///
+/// `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`.
+///
+/// Relies on invariants 1 and 2, and restores 1: between two skbs nobody else
+/// sees either socket, so the sequence numbers are written once at the end.
+/// Restores 3 by [`window::follow`] and [`window::consume`].
+pub(crate) fn move_all(
+    s: &mut Tcp<'_>,
+    peer: &Sock,
+    place: &mut Place<'_>,
+    mss: u32,
+    nonagle: u32,
+) -> Moved {
+    let mut moved = Moved {
+        bytes: 0,
+        skbs: 0,
+        stop: Stop::Empty,
+    };
+    moved.stop = loop {
+        let Some(mut head) = s.send_head() else {
+            break Stop::Empty;
+        };
+        if head.len() == 0 && head.segment().len() == 0 {
+            // Its writer waits for memory, or for a page of its buffer.
+            break Stop::Held;
+        }
+        if let Err(why) = fence::skb(&head) {
+            break Stop::Wire(why);
+        }
+        match may_go(head.len(), mss, head.is_last(), nonagle) {
+            Go::All => (),
+            Go::Nothing => break Stop::Held,
+            Go::Some(len) => {
+                if !head.cut(len, mss) {
+                    break Stop::Wire(Wire::Memory);
+                }
+            }
+        }
+        if !fence::has_room(peer) {
+            break Stop::Full;
+        }
+        if head.is_zerocopy() && !head.own_pages() {
+            break Stop::Wire(Wire::Memory);
+        }
+        let len = head.segment().len();
+        match place {
+            Place::Queue(p) => {
+                if len >= MEASURED {
+                    p.refresh_mstamp();
+                }
+                let Ok(skb) = head.take_for(p) else {
+                    break Stop::Wire(Wire::Memory);
+                };
+                p.receive(skb);
+            }
+            Place::Backlog(b) => b.add_backlog(head.take()),
+        }
+        moved.bytes = moved.bytes.wrapping_add(len);
+        moved.skbs = moved.skbs.wrapping_add(1);
+    };
+
+    if moved.skbs != 0 {
+        sent_and_acknowledged(s, &moved);
+        match place {
+            Place::Queue(p) => window::follow(s, p),
+            Place::Backlog(_) => window::consume(s, moved.bytes),
+        }
+    }
+    moved
+}
+
+/// The sender's sequence numbers, as if what was moved had been sent and
+/// acknowledged (invariant 1), and what TCP_INFO tells of it.
+fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
+    let now = tcp_jiffies32();
+    let nxt = s.snd_nxt().wrapping_add(moved.bytes);
+
+    s.set_snd_nxt(nxt);
+    s.set_snd_una(nxt);
+    // Else the difference would look like urgent data: tcp_urg_mode().
+    s.set_snd_up(nxt);
+    s.set_bytes_sent(s.bytes_sent().wrapping_add(moved.bytes.into()));
+    s.set_bytes_acked(s.bytes_acked().wrapping_add(moved.bytes.into()));
+    s.set_segs_out(s.segs_out().wrapping_add(moved.skbs));
+    s.set_data_segs_out(s.data_segs_out().wrapping_add(moved.skbs));
+    s.set_delivered(s.delivered().wrapping_add(moved.skbs));
+    // Else each skb would look like the first after a long pause, and cost the congestion window.
+    s.set_lsndtime(now);
+    // The peer lives: keepalive may wait.
+    s.set_rcv_tstamp(now);
+}
+
+/// After a move, with no lock of the receiver needed: who waits for room to send
+/// is woken. The caller has the sender to itself.
+pub(crate) fn settle(s: &mut Tcp<'_>, moved: &Moved) {
+    if moved.skbs == 0 {
+        return;
+    }
+    if moved.stop == Stop::Empty {
+        s.chrono_stop_busy();
+    }
+    if s.icsk_pending() == PROBE0 {
+        // Armed for what has gone now. What is held back next gets its full time.
+        s.set_icsk_pending(0);
+        s.set_icsk_backoff(0);
+        s.set_icsk_probes_out(0);
+        s.set_icsk_probes_tstamp(0);
+    }
+    s.check_space();
+}

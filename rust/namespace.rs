@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A namespace's switch (`net.ipv4.tcp_friends`) and counters
+//! (`/proc/net/tcp_friends`).
+
+use kernel::{
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        rcu, //
+    },
+};
+
+use crate::{
+    abstractions::{
+        for_each_established,
+        Member,
+        Net,
+        PerCpuCounters,
+        Rcu,
+        Sock, //
+    },
+    pairing,
+    stats::{
+        Counter,
+        Wire, //
+    },
+};
+
+/// The state of one namespace.
+pub(crate) struct Namespace {
+    switch: Atomic<i8>,
+    counters: PerCpuCounters<{ Counter::COUNT }>,
+}
+
+impl Namespace {
+    /// Off, and nothing counted. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            switch: Atomic::new(0),
+            counters: PerCpuCounters::new()?,
+        })
+    }
+
+    /// The sysctl's byte: 1 when new connections may become friends.
+    pub(crate) fn switch(&self) -> &Atomic<i8> {
+        &self.switch
+    }
+
+    /// Whether new connections may become friends.
+    pub(crate) fn on(&self) -> bool {
+        self.switch.load(Relaxed) != 0
+    }
+
+    /// Adds to a counter. In any context.
+    #[inline]
+    pub(crate) fn count(&self, counter: Counter, val: u64) {
+        self.counters.add(counter.index(), val);
+    }
+
+    /// Counts a fall to the wire.
+    #[inline]
+    pub(crate) fn count_wire(&self, why: Wire) {
+        self.count(Counter::Wire(why), 1);
+    }
+
+    /// The sysctl was written. May sleep.
+    ///
+    /// Switched off, live connections go on over the wire (invariant 4).
+    pub(crate) fn switched(&self, net: &Net) {
+        if !self.on() {
+            // Who still saw it on has formed its pair when this returns.
+            rcu::synchronize_rcu();
+            self.part_all(net);
+        }
+    }
+
+    /// The namespace goes, or the module does: no pair is left, and nobody who
+    /// had found one still uses it. May sleep.
+    pub(crate) fn exit(&self, net: &Net) {
+        if self.pairs_total() != 0 {
+            self.part_all(net);
+            rcu::synchronize_rcu();
+        }
+    }
+
+    fn part_all(&self, net: &Net) {
+        if self.pairs() == 0 {
+            return;
+        }
+        for_each_established(net, |sock: &Sock, rcu: Rcu<'_>| {
+            if let Some(member) = Member::of(sock, rcu) {
+                pairing::part(&member);
+            }
+        });
+    }
+
+    fn sum(&self, counter: Counter) -> u64 {
+        self.counters.sum(counter.index())
+    }
+
+    /// Pairs ever formed.
+    fn pairs_total(&self) -> u64 {
+        self.sum(Counter::Paired)
+            .saturating_sub(self.sum(Counter::Unformed))
+    }
+
+    /// Pairs now. What is formed is counted first and summed first, so it is
+    /// never less than what is there.
+    fn pairs(&self) -> u64 {
+        let total = self.pairs_total();
+        total.saturating_sub(self.sum(Counter::Parted))
+    }
+
+    /// `/proc/net/tcp_friends`: a name and a number a line.
+    pub(crate) fn show(&self, seq: &SeqFile) {
+        seq_print!(seq, "pairs {}\n", self.pairs());
+        seq_print!(seq, "pairs_total {}\n", self.pairs_total());
+        seq_print!(seq, "bytes {}\n", self.sum(Counter::Bytes));
+        seq_print!(seq, "skbs {}\n", self.sum(Counter::Skbs));
+        seq_print!(seq, "full {}\n", self.sum(Counter::Full));
+        seq_print!(seq, "pulled {}\n", self.sum(Counter::Pulled));
+        seq_print!(seq, "nudged {}\n", self.sum(Counter::Nudged));
+        for (why, name) in Wire::ALL {
+            seq_print!(seq, "wire_{} {}\n", name, self.sum(Counter::Wire(why)));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The reader pulls what waited for room: the hook in `__tcp_cleanup_rbuf()`.
+//!
+//! # Locks
+//!
+//! The caller has the reader. The sender's spinlock is taken here, as in
+//! [`transmit`](crate::transmit) the peer's. If a task owns the sender, nothing
+//! of it may be touched: an ACK tells it of the room, which it finds in its
+//! backlog when it lets go, and then it transmits itself. So a sender that was
+//! told that its friend is full always hears of room, and the probe timer is
+//! needed for nothing.
+
+use kernel::sync::atomic::Relaxed;
+
+use crate::{
+    abstractions::{
+        smp_mb_after_atomic,
+        Caller,
+        Held,
+        Member,
+        Rcu,
+        Read,
+        SlockGuard,
+        Sock,
+        Tcp, //
+    },
+    fence,
+    moving::{
+        move_all,
+        settle,
+        Place,
+        Stop, //
+    },
+    namespace::Namespace,
+    stats::{
+        Counter,
+        Wire, //
+    },
+    window,
+};
+
+/// Data was read from `sock` (hook).
+#[inline]
+pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
+    let Some(member) = Member::of(sock, rcu) else {
+        return Read::Tcp;
+    };
+    let p = match &caller {
+        Caller::Task(own) => own.tcp(),
+        Caller::Softirq(own) => own.tcp(),
+    };
+    // What was read was taken off the account atomically; see the races of `transmit`.
+    smp_mb_after_atomic();
+    if !member.peer_waiting().load(Relaxed) {
+        // The sender looks at our memory by itself. Only a window that is all but shut is told, as
+        // TCP would, lest the sender finds it shut when it goes back to the wire (invariant 3).
+        return if window::offered(&p) <= p.rcv_mss().into() {
+            Read::Tcp
+        } else {
+            Read::Done
+        };
+    }
+    if !fence::has_room(sock) {
+        // There is more to read, and we shall be asked again. A sender that is on the wire needs
+        // what TCP tells it meanwhile; one that found us full has shut the window.
+        return if p.rcv_wnd() == 0 {
+            Read::Done
+        } else {
+            Read::Tcp
+        };
+    }
+    let namespace = member.namespace();
+    match caller {
+        Caller::Task(mut own) => pull(p, own.lock_peer(member.peer()), &member, namespace),
+        Caller::Softirq(mut own) => match own.try_lock_peer(member.peer()) {
+            Some(guard) => pull(p, guard, &member, namespace),
+            None => Read::Tcp,
+        },
+    }
+}
+
+/// Moves what the sender holds, with its spinlock held, which is given back on
+/// return. The caller has the reader `p`.
+///
+/// Relies on invariants 1 and 2, which the fences establish; keeps 3.
+fn pull(
+    mut p: Tcp<'_>,
+    mut guard: SlockGuard<'_>,
+    member: &Member<'_>,
+    namespace: &Namespace,
+) -> Read {
+    if !member.peer_still_paired() {
+        return Read::Tcp;
+    }
+    let Held::Free(spinlocked) = guard.held() else {
+        // One ACK is enough: its owner works it off when it lets go, and transmits.
+        member.peer_waiting().store(false, Relaxed);
+        namespace.count(Counter::Nudged, 1);
+        return Read::Ack;
+    };
+    let mut s = spinlocked.tcp();
+
+    match fence::sender(&s).and_then(|()| fence::receiver(&s, &p)) {
+        Ok(()) => (),
+        // What the friend moved last is still in our backlog, and must be queued first. When we let
+        // go it is, and then there is something to read, so we shall be asked again.
+        Err(Wire::Sequence) => return Read::Done,
+        // The sender is on the wire, where ACKs tell it of the window.
+        Err(_) => return Read::Tcp,
+    }
+    member.peer_waiting().store(false, Relaxed);
+
+    let sock = p.sock();
+    let mut place = Place::Queue(p);
+    let (mss, nonagle) = (s.mss_cache(), s.nonagle());
+    let moved = move_all(&mut s, sock, &mut place, mss, nonagle);
+    let Place::Queue(back) = place else {
+        return Read::Tcp;
+    };
+    p = back;
+
+    if moved.skbs != 0 {
+        namespace.count(Counter::Pulled, 1);
+        namespace.count(Counter::Bytes, moved.bytes.into());
+        namespace.count(Counter::Skbs, moved.skbs.into());
+        // Others may wait for this socket besides the task that reads it now.
+        p.data_ready();
+    }
+    match moved.stop {
+        Stop::Full => {
+            member.peer_waiting().store(true, Relaxed);
+            window::shut(&mut s, &mut p);
+        }
+        Stop::Wire(why) => {
+            namespace.count_wire(why);
+            window::follow(&mut s, &mut p);
+        }
+        Stop::Empty | Stop::Held => window::follow(&mut s, &mut p),
+    }
+    settle(&mut s, &moved);
+    if let Stop::Wire(_) = moved.stop {
+        // A FIN, for instance, behind what was just moved.
+        s.push_pending_frames();
+    }
+    Read::Done
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The sender moves what it has: the hook at the top of `tcp_write_xmit()`.
+//!
+//! # Locks
+//!
+//! The caller has the sender, by ownership or by its spinlock. The peer's
+//! spinlock is taken here: waited for by an owner, tried by who holds a
+//! spinlock already. It is held while skbs are moved and readers are woken.
+//!
+//! # Races
+//!
+//! - *The peer closes.* Its state is looked at under its spinlock. If a task
+//!   owns it and closes it, what is in its backlog by then is answered with a
+//!   reset, by `tcp_friends_backlog_rcv()`, as TCP answers data after close.
+//! - *The peer is parted from us, reused, paired anew.* Asked under its
+//!   spinlock; see [`Member::peer_still_paired`].
+//! - *The peer reads while we find it full.* We say that we wait, then look
+//!   again. It frees memory, then looks whether we wait. Both have a full
+//!   barrier in between, so one sees the other.
+
+use kernel::sync::{
+    atomic::Relaxed,
+    barrier, //
+};
+
+use crate::{
+    abstractions::{
+        Caller,
+        Held,
+        Member,
+        Rcu,
+        SlockGuard,
+        Sock,
+        Tcp,
+        Xmit, //
+    },
+    fence,
+    moving::{
+        move_all,
+        settle,
+        Moved,
+        Place,
+        Stop, //
+    },
+    namespace::Namespace,
+    stats::{
+        Counter,
+        Wire, //
+    },
+    window,
+};
+
+/// Transmit from the write queue of `sock` (hook).
+///
+/// `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`, `probe` if a segment is wanted
+/// on the wire.
+#[inline]
+pub(crate) fn xmit(
+    sock: &Sock,
+    caller: Caller<'_>,
+    mss: u32,
+    nonagle: u32,
+    probe: bool,
+    rcu: Rcu<'_>,
+) -> Xmit {
+    let Some(member) = Member::of(sock, rcu) else {
+        return Xmit::Wire;
+    };
+    let namespace = member.namespace();
+    let stop = if probe {
+        Stop::Wire(Wire::Probe)
+    } else if member.waiting().load(Relaxed) && !fence::has_room(member.peer()) {
+        // The reader has not read since, and will see that we wait; the window is shut already.
+        Stop::Full
+    } else {
+        go(caller, &member, mss, nonagle, namespace).unwrap_or_else(Stop::Wire)
+    };
+    match stop {
+        Stop::Empty => Xmit::Done,
+        Stop::Held | Stop::Full => Xmit::Pending,
+        Stop::Wire(why) => {
+            // The wire may find the window too small: the reader shall tell of a larger one.
+            member.waiting().store(true, Relaxed);
+            namespace.count_wire(why);
+            Xmit::Wire
+        }
+    }
+}
+
+/// Takes the peer's lock as the caller may, and moves.
+fn go(
+    caller: Caller<'_>,
+    member: &Member<'_>,
+    mss: u32,
+    nonagle: u32,
+    namespace: &Namespace,
+) -> Result<Stop, Wire> {
+    let (mut owned, mut spinlocked);
+    let (mut s, guard) = match caller {
+        Caller::Task(own) => {
+            owned = own;
+            let s = owned.tcp();
+            fence::sender(&s)?;
+            (s, owned.lock_peer(member.peer()))
+        }
+        Caller::Softirq(own) => {
+            spinlocked = own;
+            let s = spinlocked.tcp();
+            fence::sender(&s)?;
+            let guard = spinlocked.try_lock_peer(member.peer());
+            (s, guard.ok_or(Wire::Contended)?)
+        }
+    };
+    let moved = locked(&mut s, guard, member, mss, nonagle, namespace)?;
+    settle(&mut s, &moved);
+    if moved.skbs != 0 {
+        namespace.count(Counter::Bytes, moved.bytes.into());
+        namespace.count(Counter::Skbs, moved.skbs.into());
+    }
+    Ok(moved.stop)
+}
+
+/// Moves with the peer's spinlock held, which is given back on return.
+///
+/// Relies on invariants 1 and 2, which the fences establish; keeps 3.
+fn locked(
+    s: &mut Tcp<'_>,
+    mut guard: SlockGuard<'_>,
+    member: &Member<'_>,
+    mss: u32,
+    nonagle: u32,
+    namespace: &Namespace,
+) -> Result<Moved, Wire> {
+    let peer = guard.sock();
+
+    if !member.peer_still_paired() {
+        return Err(Wire::Parted);
+    }
+    match guard.held() {
+        Held::Free(spinlocked) => {
+            let p = spinlocked.tcp();
+            fence::receiver(s, &p)?;
+            let mut place = Place::Queue(p);
+            let moved = move_all(s, peer, &mut place, mss, nonagle);
+            let Place::Queue(mut p) = place else {
+                return Ok(moved);
+            };
+            if moved.stop == Stop::Full {
+                // Nobody reads it now: whoever does so later takes its spinlock first, and sees
+                // that we wait.
+                member.waiting().store(true, Relaxed);
+                window::shut(s, &mut p);
+                namespace.count(Counter::Full, 1);
+            }
+            if moved.skbs != 0 || moved.stop == Stop::Full {
+                p.data_ready();
+            }
+            Ok(moved)
+        }
+        Held::Busy(busy) => {
+            fence::busy_receiver(&busy, peer)?;
+            let mut place = Place::Backlog(busy);
+            let mut moved = move_all(s, peer, &mut place, mss, nonagle);
+            if moved.stop == Stop::Full {
+                member.waiting().store(true, Relaxed);
+                barrier::smp_mb(barrier::Full);
+                // Its owner may have read between our look and our word.
+                let more = move_all(s, peer, &mut place, mss, nonagle);
+                moved.bytes = moved.bytes.wrapping_add(more.bytes);
+                moved.skbs = moved.skbs.wrapping_add(more.skbs);
+                moved.stop = more.stop;
+                if moved.stop == Stop::Full {
+                    // So that the probe timer asks for the window and does not send data.
+                    s.set_snd_wnd(0);
+                    namespace.count(Counter::Full, 1);
+                }
+            }
+            Ok(moved)
+        }
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Windows, kept in step without a segment (invariant 3).
+//!
+//! The right edge that P last offered stays where it is while data is moved, as
+//! on the wire between two ACKs: P's window shrinks from the left, and S's idea
+//! of it by the same bytes. When little is left, P offers a new one and S is
+//! told; when P is full the window is shut on both sides, so that what TCP does
+//! for a full receiver (zero-window probes, TCP_USER_TIMEOUT) is what happens.
+
+use crate::{
+    abstractions::Tcp,
+    seq::before, //
+};
+
+/// What is left of a window offered as `wnd` bytes at `wup` when `nxt` is
+/// expected (`tcp_receive_window()`).
+pub(crate) const fn left(wup: u32, wnd: u32, nxt: u32) -> u32 {
+    let edge = wup.wrapping_add(wnd);
+    if before(edge, nxt) {
+        0
+    } else {
+        edge.wrapping_sub(nxt)
+    }
+}
+
+/// Whether so little is left of an offer of `wnd` bytes that it is worth the
+/// work to make a new one.
+pub(crate) const fn worn(left: u32, wnd: u32) -> bool {
+    left <= wnd / 2
+}
+
+/// What is left of the window that `p` offers.
+pub(crate) fn offered(p: &Tcp<'_>) -> u32 {
+    left(p.rcv_wup(), p.rcv_wnd(), p.rcv_nxt())
+}
+
+fn offer(p: &mut Tcp<'_>, wnd: u32) {
+    let nxt = p.rcv_nxt();
+    let edge = nxt.wrapping_add(wnd);
+
+    p.set_rcv_wup(nxt);
+    p.set_rcv_wnd(wnd);
+    if before(p.rcv_mwnd_seq(), edge) {
+        p.set_rcv_mwnd_seq(edge);
+    }
+}
+
+fn learn(s: &mut Tcp<'_>, wnd: u32) {
+    s.set_snd_wnd(wnd);
+    if wnd > s.max_window() {
+        s.set_max_window(wnd);
+    }
+}
+
+/// After data was moved from `s` to `p`: both know the same window again, a new
+/// one if the old one is worn. The caller has both to itself.
+pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
+    let mut wnd = offered(p);
+
+    if worn(wnd, p.rcv_wnd()) {
+        let new = p.select_window();
+        if new > wnd {
+            offer(p, new);
+            wnd = new;
+        }
+    }
+    learn(s, wnd);
+}
+
+/// `p` has no room: the window is shut on both sides. The caller has both to
+/// itself, and nothing is in flight, so that no segment can miss it.
+pub(crate) fn shut(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
+    offer(p, 0);
+    s.set_snd_wnd(0);
+}
+
+/// After `bytes` went to the backlog of a peer that we may not touch: its window
+/// will shrink by as much.
+pub(crate) fn consume(s: &mut Tcp<'_>, bytes: u32) {
+    s.set_snd_wnd(s.snd_wnd().saturating_sub(bytes));
+}
+
+#[kernel::macros::kunit_tests(tcp_friends_window)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn left_shrinks_from_the_left() {
+        assert_eq!(left(1000, 500, 1000), 500);
+        assert_eq!(left(1000, 500, 1200), 300);
+        assert_eq!(left(1000, 500, 1500), 0);
+    }
+
+    #[test]
+    fn left_is_never_negative() {
+        assert_eq!(left(1000, 500, 1501), 0);
+        assert_eq!(left(1000, 0, 1001), 0);
+    }
+
+    #[test]
+    fn left_wraps() {
+        assert_eq!(left(u32::MAX - 9, 20, u32::MAX), 11);
+        assert_eq!(left(u32::MAX - 9, 20, 5), 5);
+        assert_eq!(left(u32::MAX - 9, 20, 11), 0);
+    }
+
+    #[test]
+    fn half_is_worn() {
+        assert!(!worn(501, 1000));
+        assert!(worn(500, 1000));
+        assert!(worn(0, 0));
+    }
+}
