@@ -1,0 +1,759 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What one operation costs between two processes of this host, over TCP, an
+ * AF_UNIX stream or a pipe. Two processes, blocking I/O, one connection.
+ *
+ * Tests, and what one operation is:
+ *
+ *   rr       size bytes there, size bytes back
+ *   stream   one write of size bytes; the reader reads with a size byte buffer,
+ *            and the time ends when the reader has everything
+ *   crr      connect, size bytes there, size bytes back, close
+ *   connect  connect, accept, close
+ *
+ * The server closes first in crr and connect, and the client reads the end of
+ * file before it closes, as with HTTP/1.0. So TIME_WAIT is always on the
+ * server's side, where it takes no ephemeral port: the next SYN from the same
+ * port is accepted (RFC 6191). No port runs out, and nothing need be set on the
+ * sockets (SO_LINGER would turn the close into a reset, another thing).
+ *
+ * TCP_NODELAY is set for rr over TCP, as programs do that send requests, and
+ * for a stream with --nodelay; nothing else is set on any socket. A stream
+ * without it flushes what Nagle still holds after its last write, by
+ * TCP_NODELAY, as a program's close() would. Else the tail of one run in four
+ * waits 40 ms for a delayed acknowledgement, and the mean over all writes tells
+ * of that instead.
+ *
+ * A repetition is: some messages whose every byte is checked, the warm-up, the
+ * timed part, then checked messages again: a byte lost in the timed part leaves
+ * its reader waiting (see --timeout), a byte too many shows in the messages
+ * after it. The result is the median over the repetitions.
+ *
+ * A repetition has its own connection (a pipe is kept), and the timed part of a
+ * stream a fresh one: warmed up on another, it runs from its first byte to its
+ * last without a pause. A pause in mid-stream finds the receive buffer grown,
+ * and by chance TCP then either cuts a segment for each write, and stays so for
+ * as long as the connection lives, or gathers them: 17,000 or 10,500
+ * instructions for a write of 16 KiB.
+ *
+ * With --time the program finds the count itself, so that the timed part takes
+ * about so long: on a busy machine an operation against the clock can cost a
+ * thousand times what it costs on an idle one.
+ *
+ * Under qemu's -icount shift=0 with one vCPU, a nanosecond is an instruction of
+ * the guest, and the figure holds both processes and the kernel: --mode insn
+ * says so in the unit, and changes nothing else.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_REPS	101
+#define MAX_SIZE	(64UL << 20)
+#define CHECKED		16	/* messages checked at each end of a repetition */
+
+enum transport { TCP, TCP6, UNIX, PIPE };
+enum test { RR, STREAM, CRR, CONNECT };
+
+static const char * const transport_names[] = { "tcp", "tcp6", "unix", "pipe", NULL };
+static const char * const test_names[] = { "rr", "stream", "crr", "connect", NULL };
+
+static struct {
+	enum transport transport;
+	enum test test;
+	size_t size;
+	uint64_t count;
+	uint64_t warmup;
+	uint64_t time_ns;	/* 0: the count is given */
+	int port;
+	int reps;
+	int cpu[2];	/* of the client, of the server; -1: anywhere */
+	int nodelay;	/* -1: as the test has it */
+	bool insn;
+	bool json;
+} opt = {
+	.size = 1,
+	.count = 1000,
+	.warmup = UINT64_MAX,
+	.reps = 5,
+	.cpu = { -1, -1 },
+	.nodelay = -1,
+};
+
+/* One side of the bench: the client is the parent, the server its child. */
+struct side {
+	bool client;
+	int ctl_in, ctl_out;	/* barriers, never in the timed part */
+	int in, out;		/* the connection; the same number for a socket */
+	char *buf;
+	uint64_t sent, got;	/* positions in the checked messages */
+};
+
+static union {
+	struct sockaddr sa;
+	struct sockaddr_in in;
+	struct sockaddr_in6 in6;
+	struct sockaddr_un un;
+} addr;
+static socklen_t addr_len;
+static int listener = -1;
+static pid_t child;
+
+/* Written by one side and read by the other after a barrier. */
+static volatile struct {
+	uint64_t stream_end;	/* when the reader of a stream had everything */
+	uint64_t count;		/* calibration: operations of the next round */
+} *shared;
+
+static uint64_t operations;	/* of this side, timed or not */
+
+static void __attribute__((noreturn, format(printf, 1, 2)))
+die(const char *fmt, ...)
+{
+	va_list ap;
+
+	fputs("friends-bench: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	if (child > 0)
+		kill(child, SIGKILL);
+	_exit(1);
+}
+
+static void on_alarm(int sig)
+{
+	static const char msg[] = "friends-bench: the time is up and data is missing.\n";
+
+	(void)sig;
+	if (child > 0) {
+		if (write(STDERR_FILENO, msg, sizeof(msg) - 1) < 0)
+			_exit(2);
+		kill(child, SIGKILL);
+	}
+	_exit(1);
+}
+
+static uint64_t now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+}
+
+static void put(int fd, const char *buf, size_t len)
+{
+	while (len) {
+		ssize_t n = write(fd, buf, len);
+
+		if (n < 0)
+			die("write: %s.", strerror(errno));
+		buf += n;
+		len -= n;
+	}
+}
+
+static void get(int fd, char *buf, size_t len)
+{
+	while (len) {
+		ssize_t n = read(fd, buf, len);
+
+		if (n < 0)
+			die("read: %s.", strerror(errno));
+		if (!n)
+			die("the other side closed too early.");
+		buf += n;
+		len -= n;
+	}
+}
+
+static void expect_eof(int fd)
+{
+	char c;
+	ssize_t n = read(fd, &c, 1);
+
+	if (n < 0)
+		die("read: %s.", strerror(errno));
+	if (n)
+		die("a byte came where the end of file was due.");
+}
+
+/* Both sides have come here. */
+static void barrier(struct side *s)
+{
+	char c = 0;
+
+	put(s->ctl_out, &c, 1);
+	get(s->ctl_in, &c, 1);
+}
+
+/*
+ * The checked messages: every byte tells its position.
+ */
+
+static char pattern(uint64_t pos)
+{
+	return (pos * 0x9e3779b97f4a7c15ULL) >> 56;
+}
+
+static void put_checked(struct side *s)
+{
+	for (size_t i = 0; i < opt.size; i++)
+		s->buf[i] = pattern(s->sent++);
+	put(s->out, s->buf, opt.size);
+}
+
+static void get_checked(struct side *s)
+{
+	memset(s->buf, 0, opt.size);
+	get(s->in, s->buf, opt.size);
+	for (size_t i = 0; i < opt.size; i++, s->got++)
+		if (s->buf[i] != pattern(s->got))
+			die("wrong data: byte %llu of the checked messages.",
+			    (unsigned long long)s->got);
+}
+
+/*
+ * The operations. A checked one is never timed.
+ */
+
+static void rr(struct side *s, uint64_t n, bool checked)
+{
+	while (n--) {
+		if (s->client) {
+			if (checked)
+				put_checked(s);
+			else
+				put(s->out, s->buf, opt.size);
+		}
+		if (checked)
+			get_checked(s);
+		else
+			get(s->in, s->buf, opt.size);
+		if (!s->client) {
+			if (checked)
+				put_checked(s);
+			else
+				put(s->out, s->buf, opt.size);
+		}
+	}
+}
+
+static void set_nodelay(struct side *s, int on)
+{
+	if (setsockopt(s->out, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0)
+		die("TCP_NODELAY: %s.", strerror(errno));
+}
+
+/* Send what Nagle holds back for want of a full segment. */
+static void flush(struct side *s)
+{
+	if (opt.nodelay || (opt.transport != TCP && opt.transport != TCP6))
+		return;
+	set_nodelay(s, 1);
+	set_nodelay(s, 0);
+}
+
+static void stream_write(struct side *s, uint64_t n, bool checked)
+{
+	while (n--) {
+		if (checked)
+			put_checked(s);
+		else
+			put(s->out, s->buf, opt.size);
+	}
+	flush(s);
+}
+
+static void stream_read(struct side *s, uint64_t n, bool checked)
+{
+	uint64_t left = n * opt.size;
+
+	while (checked && n--)
+		get_checked(s);
+	while (!checked && left) {
+		size_t len = left < opt.size ? left : opt.size;
+		ssize_t got = read(s->in, s->buf, len);
+
+		if (got < 0)
+			die("read: %s.", strerror(errno));
+		if (!got)
+			die("the other side closed too early.");
+		left -= got;
+	}
+	shared->stream_end = now();
+}
+
+static int do_connect(void)
+{
+	int fd = socket(addr.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		die("socket: %s.", strerror(errno));
+	if (connect(fd, &addr.sa, addr_len) < 0)
+		die("connect: %s.", strerror(errno));
+	return fd;
+}
+
+static int do_accept(void)
+{
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0)
+		die("accept: %s.", strerror(errno));
+	return fd;
+}
+
+static void crr(struct side *s, uint64_t n, bool checked)
+{
+	bool data = opt.test == CRR;
+
+	while (n--) {
+		int fd = s->client ? do_connect() : do_accept();
+
+		s->in = fd;
+		s->out = fd;
+		if (data)
+			rr(s, 1, checked);
+		if (s->client)
+			expect_eof(fd);
+		close(fd);
+	}
+}
+
+static void run(struct side *s, uint64_t n, bool checked)
+{
+	operations += n;
+	switch (opt.test) {
+	case RR:
+		rr(s, n, checked);
+		break;
+	case STREAM:
+		if (s->client)
+			stream_write(s, n, checked);
+		else
+			stream_read(s, n, checked);
+		break;
+	case CRR:
+	case CONNECT:
+		crr(s, n, checked);
+		break;
+	}
+}
+
+static bool has_connection(void)
+{
+	return opt.transport != PIPE && opt.test != CRR && opt.test != CONNECT;
+}
+
+static void open_connection(struct side *s)
+{
+	s->sent = 0;
+	s->got = 0;
+	if (has_connection()) {
+		s->in = s->client ? do_connect() : do_accept();
+		s->out = s->in;
+		if (opt.transport != UNIX && opt.nodelay)
+			set_nodelay(s, 1);
+	}
+	barrier(s);
+}
+
+static void close_connection(struct side *s)
+{
+	barrier(s);
+	if (has_connection())
+		close(s->in);
+}
+
+/* n operations between two barriers. Returns nanoseconds, to the client. */
+static uint64_t timed(struct side *s, uint64_t n)
+{
+	uint64_t start, end;
+
+	barrier(s);
+	start = now();
+	run(s, n, false);
+	end = now();
+	barrier(s);
+	if (opt.test == STREAM)
+		end = shared->stream_end;
+	return end - start;
+}
+
+/*
+ * Find the count that takes opt.time_ns, by rounds that grow until one is long
+ * enough to tell. --count is the most.
+ */
+static void calibrate(struct side *s)
+{
+	const uint64_t enough = opt.time_ns / 4;
+	uint64_t ns, n, most = opt.count;
+
+	for (n = 16; ; n *= 4) {
+		ns = timed(s, n);
+		if (s->client) {
+			uint64_t count = n * (double)opt.time_ns / (ns ? ns : 1);
+
+			if (ns < enough && n * 4 < most)
+				shared->count = 0;
+			else
+				shared->count = count ? count : 1;
+		}
+		barrier(s);
+		if (shared->count)
+			break;
+	}
+	opt.count = shared->count < 16 ? 16 : shared->count;
+	if (opt.count > most)
+		opt.count = most;
+	opt.time_ns = 0;
+}
+
+/* One repetition; both sides walk through it together. Returns nanoseconds. */
+static uint64_t repetition(struct side *s)
+{
+	uint64_t ns;
+
+	open_connection(s);
+	run(s, CHECKED, true);
+	if (opt.time_ns)
+		calibrate(s);
+	barrier(s);
+	run(s, opt.warmup, false);
+	if (opt.test == STREAM) {
+		close_connection(s);
+		open_connection(s);
+	}
+	ns = timed(s, opt.count);
+	run(s, CHECKED, true);
+	close_connection(s);
+	return ns;
+}
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	if (cpu < 0)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set) < 0)
+		die("cannot run on CPU %d: %s.", cpu, strerror(errno));
+}
+
+static char *buffer(void)
+{
+	char *p = mmap(NULL, opt.size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	if (p == MAP_FAILED)
+		die("no memory for a buffer of %zu bytes.", opt.size);
+	memset(p, 'f', opt.size);
+	return p;
+}
+
+static void do_listen(void)
+{
+	switch (opt.transport) {
+	case TCP:
+		addr.in.sin_family = AF_INET;
+		addr.in.sin_port = htons(opt.port);
+		addr.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		addr_len = sizeof(addr.in);
+		break;
+	case TCP6:
+		addr.in6.sin6_family = AF_INET6;
+		addr.in6.sin6_port = htons(opt.port);
+		addr.in6.sin6_addr = in6addr_loopback;
+		addr_len = sizeof(addr.in6);
+		break;
+	case UNIX:
+		/* An abstract name: the first byte is a zero. */
+		addr.un.sun_family = AF_UNIX;
+		addr_len = offsetof(struct sockaddr_un, sun_path) + 1 +
+			   sprintf(addr.un.sun_path + 1, "friends-bench.%d", getpid());
+		break;
+	case PIPE:
+		return;
+	}
+	listener = socket(addr.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (listener < 0)
+		die("socket: %s.", strerror(errno));
+	if (opt.port) {
+		int one = 1;
+
+		setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	}
+	if (bind(listener, &addr.sa, addr_len) < 0)
+		die("bind: %s.", strerror(errno));
+	if (listen(listener, 128) < 0)
+		die("listen: %s.", strerror(errno));
+	if (opt.transport != UNIX && getsockname(listener, &addr.sa, &addr_len) < 0)
+		die("getsockname: %s.", strerror(errno));
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* The bytes that both sides gave to the transport, timed or not. */
+static uint64_t payload(void)
+{
+	uint64_t bytes = operations * opt.size;
+
+	switch (opt.test) {
+	case STREAM:
+		return bytes;
+	case CONNECT:
+		return 0;
+	default:
+		return 2 * bytes;
+	}
+}
+
+static void report(double *values)
+{
+	const char *unit = opt.insn ? "insn/op" : "ns/op";
+	double sorted[MAX_REPS], median;
+	int i;
+
+	memcpy(sorted, values, opt.reps * sizeof(*values));
+	qsort(sorted, opt.reps, sizeof(*sorted), by_value);
+	median = (sorted[(opt.reps - 1) / 2] + sorted[opt.reps / 2]) / 2;
+
+	if (!opt.json) {
+		printf("%s %s %zu: %.1f %s (", transport_names[opt.transport],
+		       test_names[opt.test], opt.size, median, unit);
+		for (i = 0; i < opt.reps; i++)
+			printf("%s%.1f", i ? " " : "", values[i]);
+		printf(")\n");
+		return;
+	}
+	printf("{\"transport\": \"%s\", \"test\": \"%s\", \"size\": %zu, "
+	       "\"count\": %llu, \"warmup\": %llu, \"payload\": %llu, "
+	       "\"value\": %.1f, \"unit\": \"%s\", \"reps\": [",
+	       transport_names[opt.transport], test_names[opt.test], opt.size,
+	       (unsigned long long)opt.count, (unsigned long long)opt.warmup,
+	       (unsigned long long)payload(), median, unit);
+	for (i = 0; i < opt.reps; i++)
+		printf("%s%.1f", i ? ", " : "", values[i]);
+	printf("]}\n");
+}
+
+static void usage(FILE *f)
+{
+	fputs("usage: friends-bench --transport tcp|tcp6|unix|pipe --test rr|stream|crr|connect\n"
+	      "                     [--size BYTES] [--count OPERATIONS] [--warmup OPERATIONS]\n"
+	      "                     [--time MILLISECONDS] [--reps N] [--port PORT] [--nodelay]\n"
+	      "                     [--cpus CLIENT,SERVER] [--mode insn|wall] [--timeout SECONDS]\n"
+	      "                     [--json]\n"
+	      "\n"
+	      "Prints nanoseconds per operation, the median over the repetitions. Defaults:\n"
+	      "1 byte, 1000 operations, a quarter of them before as a warm-up (but 64 at\n"
+	      "least), 5 repetitions, any port, any CPU, 600 seconds. With --time, as many\n"
+	      "operations as take that long, --count at most.\n", f);
+}
+
+static int name_of(const char *arg, const char * const *names, const char *what)
+{
+	for (int i = 0; names[i]; i++)
+		if (!strcmp(arg, names[i]))
+			return i;
+	die("there is no %s '%s'.", what, arg);
+}
+
+static uint64_t number(const char *arg, uint64_t min, uint64_t max, const char *what)
+{
+	unsigned long long n;
+	char *end;
+
+	errno = 0;
+	n = strtoull(arg, &end, 10);
+	if (errno || end == arg || *end || *arg == '-' || n < min || n > max)
+		die("%s must be a number from %llu to %llu, not '%s'.", what,
+		    (unsigned long long)min, (unsigned long long)max, arg);
+	return n;
+}
+
+static void parse(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "transport", required_argument, NULL, 't' },
+		{ "test", required_argument, NULL, 'T' },
+		{ "size", required_argument, NULL, 's' },
+		{ "count", required_argument, NULL, 'n' },
+		{ "warmup", required_argument, NULL, 'w' },
+		{ "time", required_argument, NULL, 'i' },
+		{ "reps", required_argument, NULL, 'r' },
+		{ "port", required_argument, NULL, 'p' },
+		{ "cpus", required_argument, NULL, 'c' },
+		{ "mode", required_argument, NULL, 'm' },
+		{ "nodelay", no_argument, NULL, 'd' },
+		{ "timeout", required_argument, NULL, 'a' },
+		{ "json", no_argument, NULL, 'j' },
+		{ "help", no_argument, NULL, 'h' },
+		{ }
+	};
+	static const char * const modes[] = { "wall", "insn", NULL };
+	bool transport = false, test = false;
+	unsigned int timeout = 600;
+	char *comma;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (c) {
+		case 't':
+			opt.transport = name_of(optarg, transport_names, "transport");
+			transport = true;
+			break;
+		case 'T':
+			opt.test = name_of(optarg, test_names, "test");
+			test = true;
+			break;
+		case 's':
+			opt.size = number(optarg, 1, MAX_SIZE, "--size");
+			break;
+		case 'n':
+			opt.count = number(optarg, 1, 1ULL << 32, "--count");
+			break;
+		case 'w':
+			opt.warmup = number(optarg, 0, 1ULL << 32, "--warmup");
+			break;
+		case 'i':
+			opt.time_ns = number(optarg, 1, 600000, "--time") * 1000000;
+			break;
+		case 'r':
+			opt.reps = number(optarg, 1, MAX_REPS, "--reps");
+			break;
+		case 'p':
+			opt.port = number(optarg, 0, 65535, "--port");
+			break;
+		case 'c':
+			comma = strchr(optarg, ',');
+			if (comma)
+				*comma++ = '\0';
+			opt.cpu[0] = number(optarg, 0, CPU_SETSIZE - 1, "--cpus");
+			opt.cpu[1] = comma ? (int)number(comma, 0, CPU_SETSIZE - 1, "--cpus")
+					   : opt.cpu[0];
+			break;
+		case 'm':
+			opt.insn = name_of(optarg, modes, "mode");
+			break;
+		case 'd':
+			opt.nodelay = 1;
+			break;
+		case 'a':
+			timeout = number(optarg, 1, 86400, "--timeout");
+			break;
+		case 'j':
+			opt.json = true;
+			break;
+		case 'h':
+			usage(stdout);
+			exit(0);
+		default:
+			usage(stderr);
+			exit(2);
+		}
+	}
+	if (!transport || !test || optind != argc) {
+		usage(stderr);
+		exit(2);
+	}
+	if (opt.transport == PIPE && opt.test != RR && opt.test != STREAM)
+		die("a pipe cannot be connected to: rr and stream only.");
+	if (opt.nodelay < 0)
+		opt.nodelay = opt.test == RR;
+	if (opt.warmup == UINT64_MAX)
+		opt.warmup = opt.count / 4 > 64 && !opt.time_ns ? opt.count / 4 : 64;
+	signal(SIGALRM, on_alarm);
+	signal(SIGPIPE, SIG_IGN);
+	alarm(timeout);
+}
+
+static void make_pipe(int fds[2])
+{
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		die("pipe: %s.", strerror(errno));
+}
+
+int main(int argc, char **argv)
+{
+	int there[2], back[2], ctl_there[2], ctl_back[2];
+	double values[MAX_REPS];
+	struct side s = { };
+	int status;
+
+	parse(argc, argv);
+	do_listen();
+	make_pipe(ctl_there);
+	make_pipe(ctl_back);
+	if (opt.transport == PIPE) {
+		make_pipe(there);
+		make_pipe(back);
+	}
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (shared == MAP_FAILED)
+		die("mmap: %s.", strerror(errno));
+
+	child = fork();
+	if (child < 0)
+		die("fork: %s.", strerror(errno));
+	s.client = child > 0;
+
+	/* Keep this side's ends only, so that a dead other side is an end of file. */
+	s.ctl_in = s.client ? ctl_back[0] : ctl_there[0];
+	s.ctl_out = s.client ? ctl_there[1] : ctl_back[1];
+	close(s.client ? ctl_back[1] : ctl_there[1]);
+	close(s.client ? ctl_there[0] : ctl_back[0]);
+	if (opt.transport == PIPE) {
+		s.in = s.client ? back[0] : there[0];
+		s.out = s.client ? there[1] : back[1];
+		close(s.client ? back[1] : there[1]);
+		close(s.client ? there[0] : back[0]);
+	}
+	s.buf = buffer();
+	pin(opt.cpu[s.client ? 0 : 1]);
+
+	if (!s.client) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (int i = 0; i < opt.reps; i++)
+			repetition(&s);
+		_exit(0);
+	}
+	if (listener >= 0)
+		close(listener);
+	for (int i = 0; i < opt.reps; i++)
+		values[i] = (double)repetition(&s) / opt.count;
+	if (waitpid(child, &status, 0) < 0 || status)
+		die("the other side failed.");
+	report(values);
+	return 0;
+}
