@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034,SC2154
+# Sourced by the shell tests, which go on with the kernel's own net/lib.sh: a
+# test is a function that ends with RET and retmsg set by check_err.
+
+friends_dir=$(dirname "$(readlink -e "${BASH_SOURCE[0]}")")
+friends_name=$(basename "$0" .sh)
+
+# In a kernel tree the programs and the library lie beside this file.
+for friends_bin in "${FRIENDS_BUILD:-}" "$friends_dir" \
+		"$friends_dir/../build/selftests"; do
+	[ -x "$friends_bin/friends_xfer" ] && break
+done
+for friends_lib in "$friends_dir/../lib.sh" "$friends_bin/net/lib.sh"; do
+	[ -e "$friends_lib" ] && break
+done
+if [ ! -x "$friends_bin/friends_xfer" ] || [ ! -e "$friends_lib" ]; then
+	echo "$0: the selftests are not built; see selftests/build."
+	exit 1
+fi
+# shellcheck source=/dev/null
+. "$friends_lib"
+
+PATH=$friends_bin:$PATH
+
+slow()
+{
+	[ "${FRIENDS_SLOW:-}" = 1 ]
+}
+
+# An amount of work, and the longest that something may take, in ms.
+scaled()
+{
+	slow && echo $((($1 + 7) / 8)) || echo "$1"
+}
+
+patience()
+{
+	slow && echo $(($1 * 10)) || echo "$1"
+}
+
+# The file that the loaded module came from, by its build ID. Without that
+# the newest one for this kernel's release. Wrong ones may crash the kernel.
+friends_ko()
+{
+	local note=/sys/module/tcp_friends/notes/.note.gnu.build-id ko id best=
+
+	if [ -n "${FRIENDS_KO:-}" ]; then
+		echo "$FRIENDS_KO"
+		return
+	fi
+	[ -e "$note" ] && id=$(od -An -v -tx1 "$note" | tr -d ' \n')
+	for ko in "$friends_dir"/../build/module-*/tcp_friends.ko \
+			"$(modinfo -n tcp_friends 2>/dev/null)"; do
+		[ -f "$ko" ] || continue
+		if [ -n "${id:-}" ]; then
+			od -An -v -tx1 "$ko" | tr -d ' \n' | grep -qF "$id" ||
+				continue
+		elif [ "$(modinfo -F vermagic "$ko" | cut -d' ' -f1)" != \
+				"$(uname -r)" ]; then
+			continue
+		fi
+		[ -z "$best" ] || [ "$ko" -nt "$best" ] && best=$ko
+	done
+	[ -n "$best" ] && readlink -e "$best"
+}
+
+friends_loaded()
+{
+	[ -e /proc/net/tcp_friends ]
+}
+
+# Skips the test that calls it: need_friends || return
+need_friends()
+{
+	friends_loaded && return
+	retmsg="the module tcp_friends is not loaded"
+	RET=$ksft_skip
+	[ -n "${FRIENDS_REQUIRED:-}" ] && RET=$ksft_fail
+	return 1
+}
+
+need_friends_ko()
+{
+	need_friends || return
+	KO=$(friends_ko) && return
+	retmsg="the module's file is not known (FRIENDS_KO)"
+	RET=$ksft_skip
+	return 1
+}
+
+# friends_set NS 0|1; does nothing without the module.
+friends_set()
+{
+	friends_loaded || return 0
+	ip netns exec "$1" sysctl -q -w net.ipv4.tcp_friends="$2"
+}
+
+# friends_stat NS COUNTER: 0 where there is none.
+friends_stat()
+{
+	ip netns exec "$1" awk -v name="$2" '
+		$1 == name { value = $2 }
+		END { print value + 0 }' /proc/net/tcp_friends 2>/dev/null ||
+		echo 0
+}
+
+# stat_at_least NS COUNTER VALUE, stat_is NS COUNTER VALUE: for busywait.
+stat_at_least()
+{
+	[ "$(friends_stat "$1" "$2")" -ge "$3" ]
+}
+
+stat_is()
+{
+	[ "$(friends_stat "$1" "$2")" -eq "$3" ]
+}
+
+# tcp_stat NS NAME: a column of Tcp: in /proc/net/snmp.
+tcp_stat()
+{
+	ip netns exec "$1" awk -v name="$2" '
+		$1 != "Tcp:" { next }
+		!column { for (i = 2; i <= NF; i++) if ($i == name) column = i; next }
+		{ print $column }' /proc/net/snmp
+}
+
+segments_at_least()
+{
+	[ "$(tcp_stat "$1" OutSegs)" -ge "$2" ]
+}
+
+# xfer_start NS ARG...: friends_xfer in the background. XFER_PID is its
+# process, XFER_OUT what it prints, XFER_PORT the port of its server.
+xfer_start()
+{
+	local ns=$1
+
+	shift
+	XFER_OUT=$(mktemp "$TMP/xfer.XXXXXX")
+	ip netns exec "$ns" friends_xfer -t "$(patience 20000 | sed 's/...$//')" \
+		"$@" >"$XFER_OUT" 2>&1 &
+	XFER_PID=$!
+	if ! busywait "$(patience 5000)" grep -q '^port' "$XFER_OUT"; then
+		check_err 1 "friends_xfer did not start: $(cat "$XFER_OUT")"
+		return 1
+	fi
+	XFER_PORT=$(awk '$1 == "port" { print $2 }' "$XFER_OUT")
+}
+
+# xfer_end PID OUT: let it come to its end, which must be a good one.
+xfer_end()
+{
+	local rc=0
+
+	kill -TERM "$1" 2>/dev/null
+	wait "$1" || rc=$?
+	check_err "$rc" "friends_xfer: $(grep -v '^port' "$2" | tr '\n' ' ')"
+	return "$rc"
+}
+
+friends_cleanup()
+{
+	local pids
+
+	pids=$(jobs -p)
+	# shellcheck disable=SC2086
+	[ -n "$pids" ] && kill -KILL $pids 2>/dev/null
+	wait 2>/dev/null
+	cleanup_all_ns
+	rm -rf "$TMP"
+}
+
+# wanted NAME: FRIENDS_TESTS are names, or globs over them, of what to run.
+wanted()
+{
+	local p
+
+	[ -n "${FRIENDS_TESTS:-}" ] || return 0
+	set -f
+	for p in $FRIENDS_TESTS; do
+		# shellcheck disable=SC2053
+		[[ $1 == $p ]] && break
+	done
+	set +f
+	# shellcheck disable=SC2053
+	[[ $1 == $p ]]
+}
+
+# run_tests TEST...: those that are wanted; with --list only their names. Exits.
+run_tests()
+{
+	local test name
+
+	[ "${LIST:-}" = 1 ] || trap friends_cleanup EXIT
+	for test in "$@"; do
+		name=$friends_name.$test
+		wanted "$name" || continue
+		if [ "${LIST:-}" = 1 ]; then
+			echo "$name"
+			continue
+		fi
+		RET=0
+		retmsg=
+		in_defer_scope "$test"
+		log_test "$name"
+		# Each in namespaces of its own.
+		cleanup_all_ns
+	done
+	[ "${LIST:-}" = 1 ] && exit 0
+	exit "$EXIT_STATUS"
+}
+
+if [ "${1:-}" = --list ]; then
+	LIST=1
+	shift
+else
+	TMP=$(mktemp -d)
+fi

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+/* TCP_CORK, MSG_MORE and Nagle: what is held back, how long, what lets it go. */
+
+#include <sys/sendfile.h>
+
+#include "friends.h"
+
+#define SEED	0x636f726bULL
+
+CONNECTION_FIXTURE(cork);
+
+/* How long what is corked stays where it is. */
+#define CORK_LIMIT	200
+
+static void set_cork(struct __test_metadata *_metadata, int fd, int value)
+{
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_CORK, value);
+}
+
+/*
+ * Nothing to read for 100 ms since @since. Where this machine slept through
+ * the limit, a byte says nothing.
+ */
+static void expect_held(struct __test_metadata *_metadata, int fd,
+			uint64_t since)
+{
+	if (!wait_for(fd, POLLIN, 100))
+		return;
+	if (now_ms() - since >= CORK_LIMIT - 20)
+		return;
+	EXPECT_TRUE(false)
+		TH_LOG("the peer saw it %" PRIu64 " ms after the first byte",
+		       now_ms() - since);
+}
+
+static int readable(int fd)
+{
+	int n = 0;
+
+	return ioctl(fd, FIONREAD, &n) ? -1 : n;
+}
+
+/* Exactly @len bytes, @pos of the stream, are there at once. */
+static void expect_at_once(struct __test_metadata *_metadata, int fd,
+			   uint64_t pos, int len)
+{
+	uint64_t start = now_ms();
+
+	while (readable(fd) < len && now_ms() < start + patience(AT_ONCE))
+		wait_for(-1, 0, 1);
+	EXPECT_EQ(len, readable(fd))
+		TH_LOG("after %" PRIu64 " ms", now_ms() - start);
+	recv_pattern(_metadata, fd, SEED, pos, len);
+}
+
+TEST_F(cork, held_until_uncorked)
+{
+	uint64_t since;
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		set_cork(_metadata, self->client, 1);
+		since = now_ms();
+		send_pattern(_metadata, self->client, SEED, i * 200, 100, 0);
+		send_pattern(_metadata, self->client, SEED, i * 200 + 100, 100,
+			     0);
+		expect_held(_metadata, self->server, since);
+		set_cork(_metadata, self->client, 0);
+		expect_at_once(_metadata, self->server, i * 200, 200);
+	}
+	EXPECT_CARRIED(600);
+}
+
+/* A reader that waits in recv() is not given the corked bytes, either. */
+static void *slow_uncork(void *arg)
+{
+	int fd = *(int *)arg, zero = 0;
+
+	msleep(100);
+	setsockopt(fd, IPPROTO_TCP, TCP_CORK, &zero, sizeof(zero));
+	return NULL;
+}
+
+TEST_F(cork, held_from_blocked_reader)
+{
+	pthread_t thread;
+	uint64_t start;
+	char buf[1000];
+
+	set_cork(_metadata, self->client, 1);
+	start = now_ms();
+	send_pattern(_metadata, self->client, SEED, 0, 100, 0);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, slow_uncork, &self->client));
+	EXPECT_EQ(100, recv(self->server, buf, sizeof(buf), 0));
+	EXPECT_GE(now_ms() - start, 95U);
+	EXPECT_EQ(-1, pattern_check(buf, 100, SEED, 0));
+	pthread_join(thread, NULL);
+	EXPECT_CARRIED(100);
+}
+
+/* Reading what came before the cork does not pull what is under it. */
+TEST_F(cork, held_from_active_reader)
+{
+	uint64_t since;
+	char c;
+
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(1000)));
+	set_cork(_metadata, self->client, 1);
+	since = now_ms();
+	send_pattern(_metadata, self->client, SEED, 1000, 100, 0);
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	if (now_ms() - since < CORK_LIMIT - 20) {
+		EXPECT_EQ(-1, recv(self->server, &c, 1, MSG_DONTWAIT));
+		EXPECT_EQ(EAGAIN, errno);
+	}
+	expect_held(_metadata, self->server, since);
+	set_cork(_metadata, self->client, 0);
+	expect_at_once(_metadata, self->server, 1000, 100);
+	EXPECT_CARRIED(1100);
+}
+
+TEST_F(cork, limit)
+{
+	uint64_t start, took;
+
+	set_cork(_metadata, self->client, 1);
+	start = now_ms();
+	send_pattern(_metadata, self->client, SEED, 0, 100, 0);
+	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(2000)));
+	took = now_ms() - start;
+	EXPECT_GE(took, CORK_LIMIT - 20U);
+	EXPECT_LE(took, (uint64_t)patience(2 * CORK_LIMIT));
+	recv_pattern(_metadata, self->server, SEED, 0, 100);
+	/* The probe timer lets it out, and it may know the wire only. */
+	EXPECT_CARRIED_ANY();
+}
+
+/* Full segments pass, what is less waits. */
+TEST_F(cork, full_segments_pass)
+{
+	const int len = 200000;
+	int seen;
+
+	set_cork(_metadata, self->client, 1);
+	send_pattern(_metadata, self->client, SEED, 0, len, 0);
+	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(AT_ONCE)));
+	msleep(20);
+	seen = readable(self->server);
+	EXPECT_GT(seen, 0);
+	EXPECT_LT(seen, len);
+	set_cork(_metadata, self->client, 0);
+	recv_pattern(_metadata, self->server, SEED, 0, len);
+	EXPECT_CARRIED(len);
+}
+
+TEST_F(cork, many_writes_in_one)
+{
+	int i;
+
+	set_cork(_metadata, self->client, 1);
+	for (i = 0; i < 100; i++)
+		send_pattern(_metadata, self->client, SEED, i * 10, 10, 0);
+	set_cork(_metadata, self->client, 0);
+	expect_at_once(_metadata, self->server, 0, 1000);
+	EXPECT_CARRIED(1000);
+}
+
+TEST_F(cork, then_shutdown)
+{
+	set_cork(_metadata, self->client, 1);
+	send_pattern(_metadata, self->client, SEED, 0, 100, 0);
+	EXPECT_EQ(0, shutdown(self->client, SHUT_WR));
+	expect_at_once(_metadata, self->server, 0, 100);
+	expect_eof(_metadata, self->server);
+	EXPECT_CARRIED_ANY();
+}
+
+TEST_F(cork, then_close)
+{
+	set_cork(_metadata, self->client, 1);
+	send_pattern(_metadata, self->client, SEED, 0, 100, 0);
+	close(self->client);
+	self->client = -1;
+	expect_at_once(_metadata, self->server, 0, 100);
+	expect_eof(_metadata, self->server);
+	EXPECT_CARRIED_ANY();
+}
+
+/* TCP_NODELAY pushes what is corked now; the cork holds what comes later. */
+TEST_F(cork, then_nodelay)
+{
+	uint64_t since;
+
+	set_cork(_metadata, self->client, 1);
+	send_pattern(_metadata, self->client, SEED, 0, 100, 0);
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_NODELAY, 1);
+	expect_at_once(_metadata, self->server, 0, 100);
+	since = now_ms();
+	send_pattern(_metadata, self->client, SEED, 100, 100, 0);
+	expect_held(_metadata, self->server, since);
+	set_cork(_metadata, self->client, 0);
+	expect_at_once(_metadata, self->server, 100, 100);
+	EXPECT_CARRIED(200);
+}
+
+TEST_F(cork, msg_more)
+{
+	uint64_t since;
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		since = now_ms();
+		send_pattern(_metadata, self->client, SEED, i * 300, 100,
+			     MSG_MORE);
+		send_pattern(_metadata, self->client, SEED, i * 300 + 100, 100,
+			     MSG_MORE);
+		expect_held(_metadata, self->server, since);
+		send_pattern(_metadata, self->client, SEED, i * 300 + 200, 100,
+			     0);
+		expect_at_once(_metadata, self->server, i * 300, 300);
+	}
+	EXPECT_CARRIED(900);
+}
+
+TEST_F(cork, msg_more_limit)
+{
+	uint64_t start = now_ms(), took;
+
+	send_pattern(_metadata, self->client, SEED, 0, 100, MSG_MORE);
+	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(2000)));
+	took = now_ms() - start;
+	EXPECT_GE(took, CORK_LIMIT - 20U);
+	EXPECT_LE(took, (uint64_t)patience(2 * CORK_LIMIT));
+	recv_pattern(_metadata, self->server, SEED, 0, 100);
+	EXPECT_CARRIED_ANY();
+}
+
+/* A header, then a file. */
+TEST_F(cork, msg_more_and_sendfile)
+{
+	FILE *f = tmpfile();
+	char body[5000];
+	uint64_t since;
+	off_t at = 0;
+
+	ASSERT_NE(NULL, f);
+	pattern_fill(body, sizeof(body), SEED, 100);
+	ASSERT_EQ(1U, fwrite(body, sizeof(body), 1, f));
+	ASSERT_EQ(0, fflush(f));
+	since = now_ms();
+	send_pattern(_metadata, self->client, SEED, 0, 100, MSG_MORE);
+	expect_held(_metadata, self->server, since);
+	EXPECT_EQ((ssize_t)sizeof(body), sendfile(self->client, fileno(f), &at,
+						  sizeof(body)));
+	expect_at_once(_metadata, self->server, 0, 100 + sizeof(body));
+	fclose(f);
+	EXPECT_CARRIED(100 + sizeof(body));
+}
+
+TEST_F(cork, nodelay_goes_at_once)
+{
+	int i;
+
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_NODELAY, 1);
+	for (i = 0; i < 20; i++)
+		send_pattern(_metadata, self->client, SEED, i * 100, 100, 0);
+	expect_at_once(_metadata, self->server, 0, 2000);
+	EXPECT_CARRIED(2000);
+}
+
+/* Nagle may hold a small write until the last one is acknowledged, no more. */
+TEST_F(cork, nagle)
+{
+	int i;
+
+	for (i = 0; i < 20; i++)
+		send_pattern(_metadata, self->client, SEED, i * 100, 100, 0);
+	recv_pattern(_metadata, self->server, SEED, 0, 2000);
+	EXPECT_CARRIED(2000);
+}
+
+FRIENDS_HARNESS_MAIN

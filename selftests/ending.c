@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Half-close, close, reset and death: no last byte is lost, none invented. */
+
+#include <signal.h>
+
+#include "friends.h"
+
+#define SEED	0x656e64ULL
+#define MIB	(1ULL << 20)
+
+CONNECTION_FIXTURE(ending);
+
+/*
+ * @first ends its stream in mid-connection; @second reads to the very end of
+ * it and still sends.
+ */
+static uint64_t half_close(struct __test_metadata *_metadata, int first,
+			   int second)
+{
+	uint64_t size = scaled(4 * MIB);
+	struct half in, out;
+	char c = 0;
+
+	send_pattern(_metadata, first, SEED, 0, 50000, 0);
+	EXPECT_EQ(0, shutdown(first, SHUT_WR));
+	EXPECT_EQ(-1, send(first, &c, 1, MSG_NOSIGNAL));
+	EXPECT_EQ(EPIPE, errno);
+	recv_pattern(_metadata, second, SEED, 0, 50000);
+	expect_eof(_metadata, second);
+
+	half_init(&out, second, true, ~SEED, size);
+	out.shut = true;
+	half_init(&in, first, false, ~SEED, ENDLESS);
+	half_start(&out);
+	half_start(&in);
+	half_join(&out);
+	half_join(&in);
+	EXPECT_EQ(0, out.err);
+	EXPECT_EQ(0, in.err);
+	EXPECT_EQ(size, in.done);
+	EXPECT_EQ(-1, in.wrong);
+	EXPECT_TRUE(in.eof);
+	half_free(&out);
+	half_free(&in);
+	expect_eof(_metadata, first);
+	return size + 50000;
+}
+
+TEST_F(ending, half_close_by_client)
+{
+	uint64_t sent = half_close(_metadata, self->client, self->server);
+
+	EXPECT_CARRIED(sent);
+}
+
+TEST_F(ending, half_close_by_server)
+{
+	uint64_t sent = half_close(_metadata, self->server, self->client);
+
+	EXPECT_CARRIED(sent);
+}
+
+/* SHUT_WR behind more data than fits into the receiver. */
+TEST_F(ending, half_close_with_data_queued)
+{
+	static char buf[65536];
+	uint64_t sent = 0;
+	ssize_t n;
+
+	for (;;) {
+		pattern_fill(buf, sizeof(buf), SEED, sent);
+		n = send(self->client, buf, sizeof(buf), MSG_DONTWAIT);
+		if (n < 0)
+			break;
+		sent += n;
+	}
+	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_EQ(0, shutdown(self->client, SHUT_WR));
+	recv_pattern(_metadata, self->server, SEED, 0, sent);
+	expect_eof(_metadata, self->server);
+	EXPECT_CARRIED(sent);
+}
+
+TEST_F(ending, both_shut_down)
+{
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	send_pattern(_metadata, self->server, SEED, 0, 2000, 0);
+	EXPECT_EQ(0, shutdown(self->client, SHUT_WR));
+	EXPECT_EQ(0, shutdown(self->server, SHUT_WR));
+	recv_pattern(_metadata, self->client, SEED, 0, 2000);
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	expect_eof(_metadata, self->client);
+	expect_eof(_metadata, self->server);
+	EXPECT_CARRIED(3000);
+}
+
+TEST_F(ending, shut_down_by_both_at_once)
+{
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	EXPECT_EQ(0, shutdown(self->client, SHUT_RDWR));
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	expect_eof(_metadata, self->server);
+	EXPECT_EQ(0, shutdown(self->server, SHUT_RDWR));
+	EXPECT_CARRIED(1000);
+}
+
+static void expect_reset(struct __test_metadata *_metadata, int fd)
+{
+	char c = 0;
+
+	EXPECT_EQ(POLLIN | POLLERR | POLLHUP,
+		  wait_for(fd, POLLIN, patience(1000)));
+	EXPECT_EQ(-1, recv(fd, &c, 1, MSG_DONTWAIT));
+	EXPECT_EQ(ECONNRESET, errno);
+	/* Told once, then it is the end of the stream. */
+	EXPECT_EQ(0, recv(fd, &c, 1, MSG_DONTWAIT));
+	EXPECT_EQ(-1, send(fd, &c, 1, MSG_NOSIGNAL));
+	EXPECT_EQ(EPIPE, errno);
+}
+
+TEST_F(ending, reset_by_linger_0)
+{
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	abort_connection(self->client);
+	self->client = -1;
+	expect_reset(_metadata, self->server);
+	EXPECT_CARRIED(1000);
+}
+
+/* The other way, and with data that nobody will read. */
+TEST_F(ending, reset_by_linger_0_with_data)
+{
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	send_pattern(_metadata, self->server, SEED, 0, 1000, 0);
+	EXPECT_EQ(POLLIN, wait_for(self->client, POLLIN, patience(1000)));
+	abort_connection(self->server);
+	self->server = -1;
+	EXPECT_EQ(POLLERR | POLLHUP, wait_for(self->client, 0, patience(1000)));
+	EXPECT_CARRIED_ANY();
+}
+
+TEST_F(ending, reset_by_unread_data)
+{
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(1000)));
+	close(self->server);
+	self->server = -1;
+	expect_reset(_metadata, self->client);
+	EXPECT_CARRIED(1000);
+}
+
+TEST_F(ending, reset_by_partly_read_data)
+{
+	send_pattern(_metadata, self->server, SEED, 0, 100000, 0);
+	recv_pattern(_metadata, self->client, SEED, 0, 99999);
+	close(self->client);
+	self->client = -1;
+	expect_reset(_metadata, self->server);
+	EXPECT_CARRIED(100000);
+}
+
+/* The peer's queue is full, and so is ours, when the peer goes. */
+TEST_F(ending, reset_of_blocked_writer)
+{
+	struct half out;
+
+	half_init(&out, self->client, true, SEED, ENDLESS);
+	half_start(&out);
+	msleep(100);
+	EXPECT_FALSE(half_over(&out));
+	close(self->server);
+	self->server = -1;
+	half_join(&out);
+	EXPECT_EQ(ECONNRESET, out.err);
+	half_free(&out);
+	EXPECT_CARRIED_ANY();
+}
+
+/* SO_ERROR tells it once. */
+TEST_F(ending, reset_in_so_error)
+{
+	socklen_t len = sizeof(int);
+	int err = 0;
+
+	abort_connection(self->client);
+	self->client = -1;
+	EXPECT_EQ(POLLERR | POLLHUP, wait_for(self->server, 0, patience(1000)));
+	EXPECT_EQ(0, getsockopt(self->server, SOL_SOCKET, SO_ERROR, &err,
+				&len));
+	EXPECT_EQ(ECONNRESET, err);
+	EXPECT_EQ(0, getsockopt(self->server, SOL_SOCKET, SO_ERROR, &err,
+				&len));
+	EXPECT_EQ(0, err);
+	EXPECT_CARRIED_ANY();
+}
+
+static int pipes;
+
+static void count_pipe(int sig __maybe_unused)
+{
+	pipes++;
+}
+
+TEST_F(ending, epipe_and_sigpipe)
+{
+	char c = 0;
+
+	ASSERT_NE(SIG_ERR, signal(SIGPIPE, count_pipe));
+	close(self->server);
+	self->server = -1;
+	EXPECT_EQ(POLLIN, wait_for(self->client, POLLIN, patience(1000)));
+	/* Only the answer to the first write tells that nobody is there. */
+	EXPECT_EQ(1, send(self->client, &c, 1, 0));
+	EXPECT_EQ(POLLERR | POLLHUP, wait_for(self->client, 0, patience(1000)));
+	EXPECT_EQ(-1, send(self->client, &c, 1, 0));
+	EXPECT_EQ(EPIPE, errno);
+	EXPECT_EQ(1, pipes);
+	EXPECT_EQ(-1, send(self->client, &c, 1, MSG_NOSIGNAL));
+	EXPECT_EQ(EPIPE, errno);
+	EXPECT_EQ(1, pipes);
+	EXPECT_CARRIED_ANY();
+}
+
+/* The side that closed first keeps the TIME_WAIT. */
+static int in_time_wait(int port)
+{
+	static const char *const tables[] = {
+		"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6",
+	};
+	unsigned int local, state, i;
+	char line[256];
+	int n = 0;
+	FILE *f;
+
+	for (i = 0; i < ARRAY_SIZE(tables); i++) {
+		f = fopen(tables[i], "r");
+		if (!f)
+			continue;
+		while (fgets(line, sizeof(line), f)) {
+			if (sscanf(line, "%*s %*[^:]:%x %*s %x", &local,
+				   &state) == 2 &&
+			    local == (unsigned int)port && state == 6)
+				n++;
+		}
+		fclose(f);
+	}
+	return n;
+}
+
+static void time_wait(struct __test_metadata *_metadata, int first, int second)
+{
+	int port = port_of(first), other = port_of(second);
+	uint64_t end = now_ms() + patience(1000);
+
+	close(first);
+	expect_eof(_metadata, second);
+	close(second);
+	while (!in_time_wait(port) && now_ms() < end)
+		msleep(1);
+	EXPECT_EQ(1, in_time_wait(port));
+	EXPECT_EQ(0, in_time_wait(other));
+}
+
+TEST_F(ending, time_wait_at_client)
+{
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	time_wait(_metadata, self->client, self->server);
+	self->client = -1;
+	self->server = -1;
+	EXPECT_CARRIED(1000);
+}
+
+TEST_F(ending, time_wait_at_server)
+{
+	send_pattern(_metadata, self->server, SEED, 0, 1000, 0);
+	recv_pattern(_metadata, self->client, SEED, 0, 1000);
+	time_wait(_metadata, self->server, self->client);
+	self->client = -1;
+	self->server = -1;
+	EXPECT_CARRIED(1000);
+}
+
+struct last_words {
+	int fd;
+	size_t size;
+	bool linger;
+};
+
+static void *write_and_close(void *arg)
+{
+	struct linger l = { .l_onoff = 1, .l_linger = 5 };
+	struct last_words *w = arg;
+	struct half h;
+
+	if (w->linger)
+		setsockopt(w->fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
+	half_init(&h, w->fd, true, w->size, w->size);
+	while (!h.over)
+		half_step(&h, 0);
+	close(w->fd);
+	half_free(&h);
+	return NULL;
+}
+
+/* write(); close(); loses nothing, however late the reader comes. */
+static uint64_t write_close(struct __test_metadata *_metadata, enum ends ends,
+			    int n, bool linger)
+{
+	int listener = listener_for(_metadata, ends, NULL);
+	uint64_t sent = 0, state = SEED;
+	struct last_words w;
+	pthread_t thread;
+	int i, server;
+
+	for (i = 0; i < n; i++) {
+		w.size = random_size(&state, MIB);
+		w.linger = linger;
+		w.fd = client_for(_metadata, ends, listener, NULL);
+		ASSERT_EQ(0, pthread_create(&thread, NULL, write_and_close,
+					    &w));
+		if (i % 3 == 0)
+			msleep(prng(&state) % 4);
+		server = accept(listener, NULL, NULL);
+		ASSERT_GE(server, 0);
+		if (i % 3 == 1)
+			msleep(prng(&state) % 4);
+		recv_pattern(_metadata, server, w.size, 0, w.size);
+		expect_eof(_metadata, server);
+		close(server);
+		pthread_join(thread, NULL);
+		sent += w.size;
+	}
+	close(listener);
+	return sent;
+}
+
+TEST_F(ending, write_and_close)
+{
+	EXPECT_CARRIED(write_close(_metadata, variant->ends, scaled(500),
+				   false));
+}
+
+TEST_F(ending, write_and_close_with_linger)
+{
+	EXPECT_CARRIED(write_close(_metadata, variant->ends, scaled(100),
+				   true));
+}
+
+/* The process that wrote is gone when the reader begins. */
+TEST_F(ending, write_and_exit)
+{
+	pid_t pid = fork();
+	struct half in;
+
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		close(self->server);
+		send_pattern(_metadata, self->client, SEED, 0, 60000, 0);
+		_exit(0);
+	}
+	close(self->client);
+	self->client = -1;
+	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
+	msleep(20);
+	half_init(&in, self->server, false, SEED, ENDLESS);
+	half_thread(&in);
+	EXPECT_EQ(0, in.err);
+	EXPECT_EQ(-1, in.wrong);
+	EXPECT_EQ(60000, in.done);
+	half_free(&in);
+	EXPECT_CARRIED(60000);
+}
+
+/* A child that sends, or receives, until it is killed. */
+static pid_t spawn_half(struct __test_metadata *_metadata, int fd, int other,
+			bool out)
+{
+	pid_t pid = fork();
+	struct half h;
+
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		close(other);
+		half_init(&h, fd, out, SEED, ENDLESS);
+		half_thread(&h);
+		_exit(0);
+	}
+	close(fd);
+	return pid;
+}
+
+TEST_F(ending, killed_writer)
+{
+	uint64_t state = SEED;
+	struct half in;
+	pid_t pid;
+
+	pid = spawn_half(_metadata, self->client, self->server, true);
+	self->client = -1;
+	half_init(&in, self->server, false, SEED, ENDLESS);
+	half_start(&in);
+	while (half_done(&in) < scaled(4 * MIB) && !half_over(&in))
+		msleep(1);
+	msleep(prng(&state) % 10);
+	kill(pid, SIGKILL);
+	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
+	half_join(&in);
+	EXPECT_TRUE(in.eof);
+	EXPECT_EQ(0, in.err);
+	EXPECT_EQ(-1, in.wrong);
+	EXPECT_CARRIED(in.done);
+	half_free(&in);
+}
+
+TEST_F(ending, killed_reader)
+{
+	struct half out;
+	pid_t pid;
+
+	pid = spawn_half(_metadata, self->client, self->server, false);
+	self->client = -1;
+	half_init(&out, self->server, true, SEED, ENDLESS);
+	half_start(&out);
+	while (half_done(&out) < scaled(4 * MIB) && !half_over(&out))
+		msleep(1);
+	kill(pid, SIGKILL);
+	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
+	half_join(&out);
+	/* A reset, or the end of the stream and the pipe. */
+	if (out.err != EPIPE)
+		EXPECT_EQ(ECONNRESET, out.err);
+	half_free(&out);
+	EXPECT_CARRIED_ANY();
+}
+
+/* connect(AF_UNSPEC) ends a connection, and the socket may be used again. */
+TEST_F(ending, disconnected)
+{
+	union address a = { .sa.sa_family = AF_UNSPEC };
+	int listener;
+
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	EXPECT_EQ(0, connect(self->client, &a.sa, sizeof(a.sa)));
+	expect_reset(_metadata, self->server);
+	close(self->server);
+	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
+
+	listener = listener_for(_metadata, variant->ends, NULL);
+	address_of(&a, variant->ends == IPV6 ? AF_INET6 : AF_INET,
+		   variant->ends == IPV6 ? "::1" : "127.0.0.1",
+		   port_of(listener));
+	ASSERT_EQ(0, connect(self->client, &a.sa, sizeof(a)));
+	self->server = accept(listener, NULL, NULL);
+	ASSERT_GE(self->server, 0);
+	send_pattern(_metadata, self->server, SEED, 0, 1000, 0);
+	recv_pattern(_metadata, self->client, SEED, 0, 1000);
+	close(listener);
+	EXPECT_CARRIED(2000);
+}
+
+FRIENDS_HARNESS_MAIN

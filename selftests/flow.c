@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Full receivers and full senders: who waits, how much fits, who is woken. */
+
+#include <linux/sock_diag.h>
+
+#include "friends.h"
+
+#define SEED	0x666c6f77ULL
+
+CONNECTION_FIXTURE(flow);
+
+/* Write until nothing more goes in, also not @quiet ms later. */
+static uint64_t fill(struct __test_metadata *_metadata, int fd, uint64_t seed,
+		     uint64_t pos, size_t chunk, int quiet)
+{
+	char *buf = malloc(chunk);
+	uint64_t state = pos;
+	size_t len;
+	ssize_t n;
+
+	ASSERT_NE(NULL, buf);
+	do {
+		for (;;) {
+			len = random_size(&state, chunk);
+			pattern_fill(buf, len, seed, pos);
+			n = send(fd, buf, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+			if (n < 0)
+				break;
+			pos += n;
+		}
+		ASSERT_EQ(EAGAIN, errno);
+	} while (wait_for(fd, POLLOUT, quiet));
+	free(buf);
+	return pos;
+}
+
+static uint32_t meminfo(struct __test_metadata *_metadata, int fd, int what)
+{
+	uint32_t info[SK_MEMINFO_VARS];
+	socklen_t len = sizeof(info);
+
+	ASSERT_EQ(0, getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &len));
+	return info[what];
+}
+
+/*
+ * With both buffers of a known size: at least what the sender asked for fits
+ * in, and not many times of it.
+ */
+static void eagain(struct __test_metadata *_metadata, int client, int server,
+		   uint64_t least, uint64_t most, size_t chunk, uint64_t *sent)
+{
+	uint64_t first, second;
+
+	first = fill(_metadata, client, SEED, 0, chunk, QUIET);
+	TH_LOG("%" PRIu64 " bytes fit in", first);
+	EXPECT_GE(first, least);
+	EXPECT_LE(first, most);
+	EXPECT_LE(meminfo(_metadata, server, SK_MEMINFO_RMEM_ALLOC),
+		  2 * meminfo(_metadata, server, SK_MEMINFO_RCVBUF) + 262144);
+	EXPECT_LE(meminfo(_metadata, client, SK_MEMINFO_WMEM_QUEUED),
+		  2 * meminfo(_metadata, client, SK_MEMINFO_SNDBUF) + 262144);
+
+	recv_pattern(_metadata, server, SEED, 0, first);
+	EXPECT_EQ(POLLOUT, wait_for(client, POLLOUT, patience(AT_ONCE)));
+
+	/* And again, in the sockets' later life. */
+	second = fill(_metadata, client, SEED, first, chunk, QUIET);
+	EXPECT_GE(second - first, least);
+	recv_pattern(_metadata, server, SEED, first, second - first);
+	EXPECT_EQ(POLLOUT, wait_for(client, POLLOUT, patience(AT_ONCE)));
+	EXPECT_EQ(0, wait_for(server, POLLIN, QUIET));
+	*sent = second;
+}
+
+TEST_F(flow, eagain_64k_buffers)
+{
+	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
+	uint64_t sent;
+
+	close(self->client);
+	close(self->server);
+	open_connection(_metadata, variant->ends, &o, &self->client,
+			&self->server);
+	eagain(_metadata, self->client, self->server, 65536, 1 << 20, 8192,
+	       &sent);
+	EXPECT_CARRIED(sent);
+}
+
+TEST_F(flow, eagain_large_writes)
+{
+	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
+	uint64_t sent;
+
+	close(self->client);
+	close(self->server);
+	open_connection(_metadata, variant->ends, &o, &self->client,
+			&self->server);
+	eagain(_metadata, self->client, self->server, 65536, 1 << 20, CHUNK_MAX,
+	       &sent);
+	EXPECT_CARRIED(sent);
+}
+
+TEST_F(flow, eagain_default_buffers)
+{
+	uint64_t sent;
+
+	eagain(_metadata, self->client, self->server, 65536, 32 << 20, 65536,
+	       &sent);
+	EXPECT_CARRIED(sent);
+}
+
+/* Many messages, each of which may cost far more than its bytes. */
+TEST_F(flow, eagain_small_writes)
+{
+	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
+	uint64_t sent;
+
+	close(self->client);
+	close(self->server);
+	open_connection(_metadata, variant->ends, &o, &self->client,
+			&self->server);
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_NODELAY, 1);
+	eagain(_metadata, self->client, self->server, 4096, 1 << 20, 50, &sent);
+	EXPECT_CARRIED(sent);
+}
+
+/* Both write until nobody can, then both read: no deadlock. */
+TEST_F(flow, both_full)
+{
+	uint64_t there, back;
+
+	there = fill(_metadata, self->client, SEED, 0, 65536, QUIET);
+	back = fill(_metadata, self->server, ~SEED, 0, 65536, QUIET);
+	EXPECT_GE(there, 65536U);
+	EXPECT_GE(back, 65536U);
+	recv_pattern(_metadata, self->server, SEED, 0, there);
+	recv_pattern(_metadata, self->client, ~SEED, 0, back);
+	EXPECT_EQ(POLLOUT, wait_for(self->client, POLLOUT, patience(AT_ONCE)));
+	EXPECT_EQ(POLLOUT, wait_for(self->server, POLLOUT, patience(AT_ONCE)));
+	EXPECT_CARRIED(there + back);
+}
+
+struct blocked {
+	int fd;
+	uint64_t pos;
+	uint64_t woken;
+	ssize_t result;
+};
+
+static void *blocked_write(void *arg)
+{
+	struct blocked *b = arg;
+	char buf[1000];
+
+	pattern_fill(buf, sizeof(buf), SEED, b->pos);
+	b->result = send(b->fd, buf, sizeof(buf), MSG_NOSIGNAL);
+	b->woken = now_ms();
+	return NULL;
+}
+
+/*
+ * How many rounds may take longer than AT_ONCE. A lost wake-up waits for the
+ * probe timer, 200 ms; but this machine may have been busy elsewhere, and the
+ * wire itself is late when it had to drop a segment that found no room.
+ */
+static int late_allowed(bool friends, int rounds)
+{
+	if (!friends)
+		return rounds;
+	return slow() ? rounds / 5 : 1 + rounds / 100;
+}
+
+/* A blocked writer goes on as soon as the reader made room, no later. */
+TEST_F(flow, blocked_writer_wakes)
+{
+	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
+	int i, rounds = scaled(100), late = 0;
+	uint64_t state = SEED, pos = 0, end, piece, start;
+	struct blocked b;
+	pthread_t thread;
+
+	close(self->client);
+	close(self->server);
+	open_connection(_metadata, variant->ends, &o, &self->client,
+			&self->server);
+	for (i = 0; i < rounds; i++) {
+		end = fill(_metadata, self->client, SEED, pos, 16384, 5);
+		b = (struct blocked){ .fd = self->client, .pos = end };
+		ASSERT_EQ(0, pthread_create(&thread, NULL, blocked_write, &b));
+		msleep(prng(&state) % 10);
+		/* In one piece, or a little first. */
+		if (prng(&state) % 2) {
+			piece = random_size(&state, end - pos);
+			recv_pattern(_metadata, self->server, SEED, pos, piece);
+			pos += piece;
+			msleep(prng(&state) % 5);
+		}
+		if (pos < end)
+			recv_pattern(_metadata, self->server, SEED, pos,
+				     end - pos);
+		start = now_ms();
+		pthread_join(thread, NULL);
+		ASSERT_EQ(1000, b.result);
+		if (b.woken > start + AT_ONCE) {
+			TH_LOG("round %d: woken after %" PRIu64 " ms", i,
+			       b.woken - start);
+			late++;
+		}
+		recv_pattern(_metadata, self->server, SEED, end, 1000);
+		pos = end + 1000;
+	}
+	EXPECT_LE(late, late_allowed(variant->friends, rounds));
+	EXPECT_CARRIED(pos);
+}
+
+/*
+ * A writer that always has more, and a reader that sleeps and drains at
+ * random. Whenever the reader has emptied its queue there is room everywhere,
+ * so more must come at once.
+ */
+static uint64_t random_drain(struct __test_metadata *_metadata, int client,
+			     int server, bool friends, int rounds)
+{
+	static char buf[CHUNK_MAX];
+	uint64_t state = SEED, start, took;
+	bool stop = false;
+	struct half out, in;
+	int i, late = 0;
+
+	half_init(&out, client, true, SEED, ENDLESS);
+	out.stop = &stop;
+	out.shut = true;
+	half_init(&in, server, false, SEED, ENDLESS);
+	half_start(&out);
+	for (i = 0; i < rounds; i++) {
+		msleep(prng(&state) % 15);
+		switch (prng(&state) % 4) {
+		case 0:
+			/* A little, so that the window may stay shut. */
+			in.chunk = 100;
+			break;
+		case 1:
+			in.chunk = 20000;
+			break;
+		default:
+			in.chunk = sizeof(buf);
+			break;
+		}
+		half_step(&in, MSG_DONTWAIT);
+		if (in.chunk < sizeof(buf))
+			continue;
+		while (recv(server, buf, 1, MSG_PEEK | MSG_DONTWAIT) == 1)
+			half_step(&in, MSG_DONTWAIT);
+		ASSERT_EQ(EAGAIN, errno);
+		start = now_ms();
+		ASSERT_EQ(POLLIN, wait_for(server, POLLIN, 20000));
+		took = now_ms() - start;
+		if (took > AT_ONCE) {
+			TH_LOG("round %d: nothing for %" PRIu64 " ms", i, took);
+			late++;
+		}
+	}
+	EXPECT_LE(late, late_allowed(friends, rounds));
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	half_thread(&in);
+	half_join(&out);
+	EXPECT_EQ(0, out.err);
+	EXPECT_EQ(0, in.err);
+	EXPECT_EQ(-1, in.wrong);
+	EXPECT_EQ(out.done, in.done);
+	half_free(&in);
+	half_free(&out);
+	return in.done;
+}
+
+TEST_F(flow, random_drain)
+{
+	EXPECT_CARRIED(random_drain(_metadata, self->client, self->server,
+				    variant->friends,
+				    variant->friends ? scaled(60) : 10));
+}
+
+TEST_F(flow, random_drain_64k_buffers)
+{
+	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
+
+	close(self->client);
+	close(self->server);
+	open_connection(_metadata, variant->ends, &o, &self->client,
+			&self->server);
+	EXPECT_CARRIED(random_drain(_metadata, self->client, self->server,
+				    variant->friends, scaled(200)));
+}
+
+/* SO_SNDTIMEO: a write to a full receiver ends with EAGAIN in time. */
+TEST_F(flow, send_timeout)
+{
+	struct timeval tv = { .tv_usec = 100000 };
+	char *buf = malloc(CHUNK_MAX);
+	uint64_t start, sent = 0;
+	ssize_t n;
+
+	ASSERT_NE(NULL, buf);
+	ASSERT_EQ(0, setsockopt(self->client, SOL_SOCKET, SO_SNDTIMEO, &tv,
+				sizeof(tv)));
+	for (;;) {
+		pattern_fill(buf, CHUNK_MAX, SEED, sent);
+		start = now_ms();
+		n = send(self->client, buf, CHUNK_MAX, MSG_NOSIGNAL);
+		if (n < 0)
+			break;
+		sent += n;
+		ASSERT_LT(sent, 64U << 20);
+	}
+	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_GE(now_ms() - start, 95U);
+	EXPECT_LE(now_ms() - start, (uint64_t)patience(1000));
+	free(buf);
+	recv_pattern(_metadata, self->server, SEED, 0, sent);
+	EXPECT_CARRIED(sent);
+}
+
+/* TCP_USER_TIMEOUT gives up on a reader that never reads. */
+TEST_F(flow, user_timeout)
+{
+	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
+	uint64_t start, took;
+
+	close(self->client);
+	close(self->server);
+	open_connection(_metadata, variant->ends, &o, &self->client,
+			&self->server);
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_USER_TIMEOUT, 1000);
+	start = now_ms();
+	fill(_metadata, self->client, SEED, 0, 65536, QUIET);
+	EXPECT_EQ(POLLERR | POLLHUP, wait_for(self->client, 0, 20000));
+	took = now_ms() - start;
+	EXPECT_GE(took, 900U);
+	EXPECT_EQ(-1, send(self->client, &start, 1, MSG_NOSIGNAL));
+	EXPECT_EQ(ETIMEDOUT, errno);
+	EXPECT_CARRIED_ANY();
+}
+
+FRIENDS_HARNESS_MAIN

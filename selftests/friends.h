@@ -1,0 +1,555 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the TCP friends selftests share: a connection in a network namespace of
+ * its own, over the wire or over friends, and the module's counters as the
+ * witness of which of the two it was.
+ *
+ * A test body is written once and run over both. It ends by telling how many
+ * bytes it sent, EXPECT_CARRIED(): friends must have carried them (else the
+ * test was vacuous), the wire none. A fixture whose test did not tell fails.
+ *
+ * FRIENDS_SLOW=1 is the debug kernel: less data, and more patience.
+ * FRIENDS_REQUIRED=1 makes an absent module a failure instead of a skip.
+ */
+#ifndef _TCP_FRIENDS_SELFTEST_H
+#define _TCP_FRIENDS_SELFTEST_H
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <inttypes.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "kselftest_harness.h"
+#include "stream.h"
+
+#define FRIENDS_PROC	"/proc/thread-self/net/tcp_friends"
+#define FRIENDS_SYSCTL	"/proc/sys/net/ipv4/tcp_friends"
+
+/* Longer than any scheduling delay, shorter than a probe or a delayed ACK. */
+#define AT_ONCE		150
+/* Longer than it takes whatever is on its way to arrive. */
+#define QUIET		50
+
+static inline bool slow(void)
+{
+	const char *s = getenv("FRIENDS_SLOW");
+
+	return s && *s == '1';
+}
+
+/* An amount of work, cut down on the debug kernel. */
+static inline uint64_t scaled(uint64_t n)
+{
+	return slow() ? (n + 15) / 16 : n;
+}
+
+/* The longest that something may take that should be over in @ms. */
+static inline int patience(int ms)
+{
+	return slow() ? 20 * ms : ms;
+}
+
+/* The module's switch and counters. */
+
+static inline bool friends_loaded(void)
+{
+	return !access(FRIENDS_PROC, R_OK);
+}
+
+static inline int friends_set(const char *value)
+{
+	int fd = open(FRIENDS_SYSCTL, O_WRONLY), err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, value, strlen(value)) < 0)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+static inline int friends_get(void)
+{
+	FILE *f = fopen(FRIENDS_SYSCTL, "r");
+	int value = -1;
+
+	if (!f)
+		return -1;
+	if (fscanf(f, "%d", &value) != 1)
+		value = -1;
+	fclose(f);
+	return value;
+}
+
+/* The counter @name of this namespace; 0 where there is none. */
+static inline uint64_t friends_stat(const char *name)
+{
+	FILE *f = fopen(FRIENDS_PROC, "r");
+	uint64_t value, found = 0;
+	char line[64];
+
+	if (!f)
+		return 0;
+	while (fscanf(f, "%63s %" SCNu64, line, &value) == 2) {
+		if (!strcmp(line, name))
+			found = value;
+	}
+	fclose(f);
+	return found;
+}
+
+/* Counters follow what they count within a moment. */
+static inline uint64_t friends_stat_becomes(const char *name, uint64_t want)
+{
+	uint64_t end = now_ms() + patience(1000), value;
+
+	while ((value = friends_stat(name)) != want && now_ms() < end)
+		msleep(1);
+	return value;
+}
+
+/* Why bytes took the wire, for whoever reads a failure. */
+static inline void friends_print(void)
+{
+	FILE *f = fopen(FRIENDS_PROC, "r");
+	char line[128];
+
+	if (!f)
+		return;
+	while (fgets(line, sizeof(line), f))
+		printf("#   %s", line);
+	fclose(f);
+}
+
+struct witness {
+	bool friends;
+	bool told;
+	uint64_t bytes;
+	uint64_t pairs_total;
+};
+
+static inline void witness_begin(struct witness *w)
+{
+	w->bytes = friends_stat("bytes");
+	w->pairs_total = friends_stat("pairs_total");
+}
+
+/*
+ * Of @sent bytes. The wire may take a few of them, friends none twice.
+ */
+static inline void expect_carried(struct __test_metadata *_metadata,
+				  struct witness *w, uint64_t sent)
+{
+	uint64_t least = w->friends ? sent - sent / 4 : 0;
+	uint64_t most = w->friends ? sent : 0;
+	uint64_t end = now_ms() + patience(1000);
+	uint64_t carried;
+
+	w->told = true;
+	while ((carried = friends_stat("bytes") - w->bytes) < least &&
+	       now_ms() < end)
+		msleep(1);
+	if (carried < least) {
+		TH_LOG("vacuous: friends carried %" PRIu64 " of %" PRIu64
+		       " bytes; the counters:", carried, sent);
+		friends_print();
+	}
+	EXPECT_GE(carried, least);
+	EXPECT_LE(carried, most);
+}
+
+#define EXPECT_CARRIED(sent) expect_carried(_metadata, &self->witness, sent)
+
+/* For what takes the wire, also between friends. */
+#define EXPECT_CARRIED_ANY() (self->witness.told = true)
+
+/* Namespaces and connections. */
+
+static inline void lo_up(struct __test_metadata *_metadata)
+{
+	struct ifreq ifr = { .ifr_name = "lo" };
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, ioctl(fd, SIOCGIFFLAGS, &ifr));
+	ifr.ifr_flags |= IFF_UP;
+	ASSERT_EQ(0, ioctl(fd, SIOCSIFFLAGS, &ifr));
+	close(fd);
+}
+
+/* A namespace of our own; false after a skip. */
+static inline bool enter_netns(struct __test_metadata *_metadata, bool friends)
+{
+	if (friends && !friends_loaded()) {
+		ASSERT_NULL(getenv("FRIENDS_REQUIRED"))
+			TH_LOG("the module tcp_friends is not loaded");
+		SKIP(return false, "the module tcp_friends is not loaded");
+	}
+	ASSERT_EQ(0, unshare(CLONE_NEWNET));
+	lo_up(_metadata);
+	if (friends)
+		ASSERT_EQ(0, friends_set("1"));
+	return true;
+}
+
+enum ends { IPV4, IPV6, MAPPED };
+
+union address {
+	struct sockaddr sa;
+	struct sockaddr_in in;
+	struct sockaddr_in6 in6;
+};
+
+struct connect_options {
+	int sndbuf, rcvbuf;
+};
+
+static inline socklen_t address_of(union address *a, int family,
+				   const char *host, int port)
+{
+	memset(a, 0, sizeof(*a));
+	a->sa.sa_family = family;
+	if (family == AF_INET) {
+		a->in.sin_port = htons(port);
+		inet_pton(AF_INET, host, &a->in.sin_addr);
+		return sizeof(a->in);
+	}
+	a->in6.sin6_port = htons(port);
+	inet_pton(AF_INET6, host, &a->in6.sin6_addr);
+	return sizeof(a->in6);
+}
+
+/* sin_port and sin6_port are at the same place. */
+static inline int port_of(int fd)
+{
+	union address a;
+	socklen_t len = sizeof(a);
+
+	return getsockname(fd, &a.sa, &len) ? -1 : ntohs(a.in.sin_port);
+}
+
+static inline void set_int(struct __test_metadata *_metadata, int fd, int level,
+			   int name, int value)
+{
+	ASSERT_EQ(0, setsockopt(fd, level, name, &value, sizeof(value)))
+		TH_LOG("option %d of level %d: %m", name, level);
+}
+
+static inline void set_buffers(struct __test_metadata *_metadata, int fd,
+			       const struct connect_options *o)
+{
+	if (o && o->sndbuf)
+		set_int(_metadata, fd, SOL_SOCKET, SO_SNDBUF, o->sndbuf);
+	if (o && o->rcvbuf)
+		set_int(_metadata, fd, SOL_SOCKET, SO_RCVBUF, o->rcvbuf);
+}
+
+static inline int listen_at(struct __test_metadata *_metadata, int family,
+			    const char *host, const struct connect_options *o)
+{
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	union address a;
+	socklen_t len = address_of(&a, family, host, 0);
+
+	ASSERT_GE(fd, 0);
+	set_buffers(_metadata, fd, o);
+	ASSERT_EQ(0, bind(fd, &a.sa, len)) TH_LOG("bind to %s: %m", host);
+	ASSERT_EQ(0, listen(fd, 128));
+	return fd;
+}
+
+static inline int connect_to(struct __test_metadata *_metadata, int family,
+			     const char *host, int port,
+			     const struct connect_options *o)
+{
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	union address a;
+	socklen_t len = address_of(&a, family, host, port);
+
+	ASSERT_GE(fd, 0);
+	set_buffers(_metadata, fd, o);
+	ASSERT_EQ(0, connect(fd, &a.sa, len))
+		TH_LOG("connect to %s port %d: %m", host, port);
+	return fd;
+}
+
+static inline int listener_for(struct __test_metadata *_metadata,
+			       enum ends ends, const struct connect_options *o)
+{
+	if (ends == IPV4)
+		return listen_at(_metadata, AF_INET, "127.0.0.1", o);
+	return listen_at(_metadata, AF_INET6, ends == IPV6 ? "::1" : "::", o);
+}
+
+static inline int client_for(struct __test_metadata *_metadata, enum ends ends,
+			     int listener, const struct connect_options *o)
+{
+	int port = port_of(listener);
+
+	if (ends == IPV6)
+		return connect_to(_metadata, AF_INET6, "::1", port, o);
+	return connect_to(_metadata, AF_INET, "127.0.0.1", port, o);
+}
+
+/* With @o, the buffers of both ends are set before the handshake. */
+static inline void open_connection(struct __test_metadata *_metadata,
+				   enum ends ends,
+				   const struct connect_options *o,
+				   int *client, int *server)
+{
+	int listener = listener_for(_metadata, ends, o);
+
+	*client = client_for(_metadata, ends, listener, o);
+	*server = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	ASSERT_GE(*server, 0);
+	close(listener);
+}
+
+/* A reset instead of an orderly end. */
+static inline void abort_connection(int fd)
+{
+	struct linger l = { .l_onoff = 1, .l_linger = 0 };
+
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
+	close(fd);
+}
+
+/*
+ * CONNECTION_FIXTURE(name): for tests of one connection, self->client and
+ * self->server, over {IPv4, IPv6, IPv4 to a dual-stack listener} x {wire,
+ * friends}. A test that has closed an end sets it to -1.
+ */
+#define CONNECTION_VARIANT(name, vname, _ends, _friends)		\
+	FIXTURE_VARIANT_ADD(name, vname) {				\
+		.ends = _ends, .friends = _friends,			\
+	}
+
+#define CONNECTION_FIXTURE(name)					\
+	FIXTURE(name) {							\
+		int client;						\
+		int server;						\
+		struct witness witness;					\
+	};								\
+	FIXTURE_VARIANT(name) {						\
+		enum ends ends;						\
+		bool friends;						\
+	};								\
+	CONNECTION_VARIANT(name, ipv4_wire, IPV4, false);		\
+	CONNECTION_VARIANT(name, ipv4_friends, IPV4, true);		\
+	CONNECTION_VARIANT(name, ipv6_wire, IPV6, false);		\
+	CONNECTION_VARIANT(name, ipv6_friends, IPV6, true);		\
+	CONNECTION_VARIANT(name, mapped_wire, MAPPED, false);		\
+	CONNECTION_VARIANT(name, mapped_friends, MAPPED, true);		\
+	FIXTURE_SETUP(name)						\
+	{								\
+		connection_setup(_metadata, variant->ends,		\
+				 variant->friends, &self->client,	\
+				 &self->server, &self->witness);	\
+	}								\
+	FIXTURE_TEARDOWN(name)						\
+	{								\
+		connection_teardown(_metadata, self->client,		\
+				    self->server, &self->witness);	\
+	}								\
+	struct __test_metadata
+
+static inline void connection_setup(struct __test_metadata *_metadata,
+				    enum ends ends, bool friends, int *client,
+				    int *server, struct witness *w)
+{
+	*client = -1;
+	*server = -1;
+	w->friends = friends;
+	w->told = false;
+	if (!enter_netns(_metadata, friends))
+		return;
+	witness_begin(w);
+	open_connection(_metadata, ends, NULL, client, server);
+	ASSERT_EQ((uint64_t)friends, friends_stat_becomes("pairs", friends))
+		friends_print();
+	ASSERT_EQ(w->pairs_total + friends, friends_stat("pairs_total"));
+}
+
+static inline void connection_teardown(struct __test_metadata *_metadata,
+				       int client, int server,
+				       struct witness *w)
+{
+	if (client >= 0)
+		close(client);
+	if (server >= 0)
+		close(server);
+	if (_metadata->exit_code)
+		return;
+	EXPECT_TRUE(w->told)
+		TH_LOG("the test did not say what friends should carry");
+	EXPECT_EQ(0, friends_stat_becomes("pairs", 0))
+		TH_LOG("pairs are left when both ends are closed");
+}
+
+/* Pieces of tests. */
+
+/* The @events of @fd that come within @ms; 0 when none does. */
+static inline int wait_for(int fd, int events, int ms)
+{
+	struct pollfd p = { .fd = fd, .events = events };
+	int n;
+
+	do {
+		n = poll(&p, 1, ms);
+	} while (n < 0 && errno == EINTR);
+	return n > 0 ? p.revents : 0;
+}
+
+static inline void send_pattern(struct __test_metadata *_metadata, int fd,
+				uint64_t seed, uint64_t pos, size_t len,
+				int flags)
+{
+	char *buf = malloc(len);
+	size_t at = 0;
+	ssize_t n;
+
+	ASSERT_NE(NULL, buf);
+	pattern_fill(buf, len, seed, pos);
+	while (at < len) {
+		n = send(fd, buf + at, len - at, flags | MSG_NOSIGNAL);
+		ASSERT_GT(n, 0) TH_LOG("send: %m");
+		at += n;
+	}
+	free(buf);
+}
+
+/* Exactly @len bytes, and they must be right. */
+static inline void recv_pattern(struct __test_metadata *_metadata, int fd,
+				uint64_t seed, uint64_t pos, size_t len)
+{
+	char *buf = malloc(len);
+	size_t at = 0;
+	ssize_t n;
+
+	ASSERT_NE(NULL, buf);
+	while (at < len) {
+		n = recv(fd, buf + at, len - at, 0);
+		ASSERT_GT(n, 0)
+			TH_LOG("recv at %zu of %zu: %zd, %m", at, len, n);
+		at += n;
+	}
+	ASSERT_EQ(-1, pattern_check(buf, len, seed, pos));
+	free(buf);
+}
+
+/* The stream is at its end, and stays so. */
+static inline void expect_eof(struct __test_metadata *_metadata, int fd)
+{
+	char c;
+
+	EXPECT_EQ(POLLIN, wait_for(fd, POLLIN, patience(1000)) & POLLIN);
+	EXPECT_EQ(0, recv(fd, &c, 1, MSG_DONTWAIT));
+	EXPECT_EQ(0, recv(fd, &c, 1, MSG_DONTWAIT));
+}
+
+/* Both directions of a connection: client out, server in, server out, client in. */
+static inline void halves_init(struct half h[4], int client, int server,
+			       uint64_t seed, uint64_t size)
+{
+	half_init(&h[0], client, true, seed, size);
+	half_init(&h[1], server, false, seed, size);
+	half_init(&h[2], server, true, mix(seed), size);
+	half_init(&h[3], client, false, mix(seed), size);
+}
+
+static inline void halves_check(struct __test_metadata *_metadata,
+				const struct half h[4])
+{
+	int i;
+
+	for (i = 0; i < 4; i += 2) {
+		EXPECT_EQ(0, h[i].err) TH_LOG("send: %s", strerror(h[i].err));
+		EXPECT_EQ(0, h[i + 1].err)
+			TH_LOG("recv: %s", strerror(h[i + 1].err));
+		EXPECT_EQ(h[i].done, h[i + 1].done);
+		EXPECT_EQ(-1, h[i + 1].wrong);
+	}
+}
+
+static inline void halves_free(struct half h[4])
+{
+	int i;
+
+	for (i = 0; i < 4; i++)
+		half_free(&h[i]);
+}
+
+/* FRIENDS_TESTS are names, or globs over them, of what to run. */
+static inline bool wanted(const char *name)
+{
+	const char *tests = getenv("FRIENDS_TESTS");
+	char *copy, *p, *save;
+	bool found = false;
+
+	if (!tests || !*tests)
+		return true;
+	copy = strdup(tests);
+	for (p = strtok_r(copy, " ", &save); p; p = strtok_r(NULL, " ", &save))
+		found |= !fnmatch(p, name, 0);
+	free(copy);
+	return found;
+}
+
+/*
+ * The harness with two additions: FRIENDS_TESTS, and --list, which prints the
+ * names of the tests only.
+ */
+static inline int friends_main(int argc, char **argv)
+{
+	struct __fixture_variant_metadata none = { .name = "" }, *v;
+	bool list = argc > 1 && !strcmp(argv[1], "--list");
+	struct __fixture_metadata *f;
+	struct __test_metadata *t;
+	char *args[2050], name[256];
+	int n = 0;
+
+	args[n++] = argv[0];
+	for (f = __fixture_list; f; f = f->next) {
+		for (v = f->variant ?: &none; v; v = v->next) {
+			for (t = f->tests; t; t = t->next) {
+				snprintf(name, sizeof(name), "%s%s%s.%s",
+					 f->name, *v->name ? "." : "", v->name,
+					 t->name);
+				if (!wanted(name))
+					continue;
+				if (list)
+					puts(name);
+				if (n > 2046)
+					return KSFT_FAIL;
+				args[n++] = "-r";
+				args[n++] = strdup(name);
+			}
+		}
+	}
+	args[n] = NULL;
+	if (list || n == 1)
+		return KSFT_PASS;
+	if (slow()) {
+		for (f = __fixture_list; f; f = f->next) {
+			for (t = f->tests; t; t = t->next)
+				t->timeout *= 6;
+		}
+	}
+	if (argc > 1)
+		return test_harness_run(argc, argv);
+	return test_harness_run(n, args);
+}
+
+#define FRIENDS_HARNESS_MAIN						\
+	int main(int argc, char **argv)					\
+	{								\
+		return friends_main(argc, argv);			\
+	}
+
+#endif

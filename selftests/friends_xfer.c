@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Connections with checked streams both ways, for the shell tests: both ends
+ * are this process's, in one network namespace or in two. Exits with 0 only
+ * when each connection ended well and each byte arrived.
+ */
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "stream.h"
+
+#define CONNECTIONS_MAX	64
+
+static const char usage_text[] =
+"usage: friends_xfer [options]\n"
+"Streams both ways until SIGTERM, or for -b bytes each way, or -r rounds of\n"
+"request and response.\n"
+"  -6            IPv6 (default IPv4)\n"
+"  -a ADDR       the server's address (default localhost)\n"
+"  -p PORT       the server's port (default: any; printed as 'port N')\n"
+"  -n N          connections (default 1)\n"
+"  -b BYTES      each way on each connection\n"
+"  -r ROUNDS     of request and response instead, 0 for until SIGTERM\n"
+"  -z BYTES      the size of a request and a response (default 1)\n"
+"  -i MS         between rounds\n"
+"  -s SEED\n"
+"  -t SECONDS    without a byte are a stall (default 20)\n"
+"  -S FILE       the server's network namespace\n"
+"  -C FILE       the client's network namespace\n";
+
+static struct {
+	int family;
+	const char *address;
+	int port;
+	int connections;
+	uint64_t bytes;
+	bool rounds_only;
+	uint64_t rounds;
+	size_t request;
+	int pause;
+	uint64_t seed;
+	int stall;
+	const char *server_ns, *client_ns;
+} opt = {
+	.family = AF_INET,
+	.connections = 1,
+	.bytes = ENDLESS,
+	.request = 1,
+	.seed = 1,
+	.stall = 20,
+};
+
+static bool stop;
+
+static void on_signal(int sig)
+{
+	(void)sig;
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+}
+
+static void die(const char *what)
+{
+	fprintf(stderr, "friends_xfer: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static void enter(const char *ns)
+{
+	int fd;
+
+	if (!ns)
+		return;
+	fd = open(ns, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || setns(fd, CLONE_NEWNET))
+		die(ns);
+	close(fd);
+}
+
+/*
+ * A connection: client out, client in, server out, server in. By turns, both
+ * halves of an end in one thread by poll(), and each in its own that blocks.
+ */
+struct connection {
+	int client, server;
+	struct half h[4];
+	pthread_t poller[2];
+};
+
+static struct connection connections[CONNECTIONS_MAX];
+
+static socklen_t server_address(struct sockaddr_storage *ss)
+{
+	struct sockaddr_in6 *in6 = (void *)ss;
+	struct sockaddr_in *in = (void *)ss;
+	const char *address = opt.address;
+	void *to = &in->sin_addr;
+
+	if (!address)
+		address = opt.family == AF_INET ? "127.0.0.1" : "::1";
+	memset(ss, 0, sizeof(*ss));
+	ss->ss_family = opt.family;
+	if (opt.family == AF_INET6)
+		to = &in6->sin6_addr;
+	if (inet_pton(opt.family, address, to) != 1) {
+		fprintf(stderr, "friends_xfer: %s is no address\n", address);
+		exit(1);
+	}
+	/* sin_port and sin6_port are at the same place. */
+	in->sin_port = htons(opt.port);
+	return opt.family == AF_INET ? sizeof(*in) : sizeof(*in6);
+}
+
+static void connect_all(void)
+{
+	int listener, i, one = 1;
+	struct sockaddr_storage ss;
+	socklen_t len = server_address(&ss);
+
+	enter(opt.server_ns);
+	listener = socket(opt.family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (listener < 0)
+		die("socket");
+	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(listener, (void *)&ss, len))
+		die("bind");
+	if (listen(listener, CONNECTIONS_MAX))
+		die("listen");
+	if (getsockname(listener, (void *)&ss, &len))
+		die("getsockname");
+
+	enter(opt.client_ns);
+	for (i = 0; i < opt.connections; i++) {
+		struct connection *c = &connections[i];
+
+		c->client = socket(opt.family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (c->client < 0)
+			die("socket");
+		if (connect(c->client, (void *)&ss, len))
+			die("connect");
+		c->server = accept(listener, NULL, NULL);
+		if (c->server < 0)
+			die("accept");
+	}
+	close(listener);
+	printf("port %d\n", ntohs(((struct sockaddr_in *)&ss)->sin_port));
+	fflush(stdout);
+}
+
+static void *poll_thread(void *arg)
+{
+	halves_poll(arg, 2);
+	return NULL;
+}
+
+static void start_streams(struct connection *c, int i)
+{
+	uint64_t there = mix(opt.seed + 2 * i), back = mix(opt.seed + 2 * i + 1);
+	int k;
+
+	half_init(&c->h[0], c->client, true, there, opt.bytes);
+	half_init(&c->h[1], c->client, false, back, ENDLESS);
+	half_init(&c->h[2], c->server, true, back, opt.bytes);
+	half_init(&c->h[3], c->server, false, there, ENDLESS);
+	for (k = 0; k < 4; k++) {
+		c->h[k].stop = &stop;
+		c->h[k].shut = true;
+		/* Some with large writes, some with small ones. */
+		if (i % 4 >= 2)
+			c->h[k].chunk = 4096;
+		if (i % 2)
+			half_start(&c->h[k]);
+		else if (k % 2 && pthread_create(&c->poller[k / 2], NULL,
+						 poll_thread, &c->h[k - 1]))
+			die("thread");
+	}
+}
+
+static void join_streams(struct connection *c, int i)
+{
+	int k;
+
+	for (k = 0; k < 4; k++) {
+		if (i % 2)
+			half_join(&c->h[k]);
+		else if (k % 2)
+			pthread_join(c->poller[k / 2], NULL);
+	}
+}
+
+static const char *const half_name[4] = {
+	"client writes", "client reads", "server writes", "server reads",
+};
+
+/* True while a half is not over; exits on a stall. */
+static bool watch_streams(void)
+{
+	static uint64_t seen[CONNECTIONS_MAX][4], since[CONNECTIONS_MAX][4];
+	uint64_t now = now_ms(), done;
+	bool live = false;
+	int i, k;
+
+	for (i = 0; i < opt.connections; i++) {
+		for (k = 0; k < 4; k++) {
+			const struct half *h = &connections[i].h[k];
+
+			if (half_over(h))
+				continue;
+			live = true;
+			done = half_done(h);
+			if (done != seen[i][k] || !since[i][k]) {
+				seen[i][k] = done;
+				since[i][k] = now;
+			}
+			if (now - since[i][k] < opt.stall * 1000ULL)
+				continue;
+			fprintf(stderr,
+				"friends_xfer: stalled: connection %d, %s, at %"
+				PRIu64 "\n", i, half_name[k], done);
+			exit(3);
+		}
+	}
+	return live;
+}
+
+/* The number of faults of one direction. */
+static int judge(int i, const struct half *out, const struct half *in)
+{
+	int faults = 0;
+
+	if (out->err || in->err) {
+		fprintf(stderr,
+			"friends_xfer: connection %d: write: %s, read: %s\n",
+			i, strerror(out->err), strerror(in->err));
+		faults++;
+	}
+	if (out->done != in->done) {
+		fprintf(stderr, "friends_xfer: connection %d: %" PRIu64
+			" bytes written, %" PRIu64 " read\n",
+			i, out->done, in->done);
+		faults++;
+	}
+	if (in->wrong >= 0) {
+		fprintf(stderr, "friends_xfer: connection %d: byte %" PRId64
+			" is wrong\n", i, in->wrong);
+		faults++;
+	}
+	if (!in->eof) {
+		fprintf(stderr, "friends_xfer: connection %d: no end\n", i);
+		faults++;
+	}
+	return faults;
+}
+
+static int run_streams(void)
+{
+	uint64_t moved = 0;
+	int i, faults = 0;
+
+	for (i = 0; i < opt.connections; i++)
+		start_streams(&connections[i], i);
+	while (watch_streams())
+		msleep(5);
+	for (i = 0; i < opt.connections; i++) {
+		struct connection *c = &connections[i];
+
+		join_streams(c, i);
+		faults += judge(i, &c->h[0], &c->h[3]);
+		faults += judge(i, &c->h[2], &c->h[1]);
+		moved += c->h[1].done + c->h[3].done;
+		close(c->client);
+		close(c->server);
+	}
+	printf("connections %d bytes %" PRIu64 " faults %d\n",
+	       opt.connections, moved, faults);
+	return faults;
+}
+
+/* One message of @len bytes from @from to @to, checked. */
+static int pass(int from, int to, uint64_t seed, uint64_t pos, size_t len)
+{
+	static char buf[CHUNK_MAX];
+	size_t at = 0;
+	ssize_t n;
+
+	pattern_fill(buf, len, seed, pos);
+	if (send(from, buf, len, MSG_NOSIGNAL) != (ssize_t)len) {
+		perror("friends_xfer: send");
+		return 1;
+	}
+	memset(buf, 0, len);
+	while (at < len) {
+		struct pollfd p = { .fd = to, .events = POLLIN };
+
+		if (!poll(&p, 1, opt.stall * 1000)) {
+			fprintf(stderr, "friends_xfer: stalled at %" PRIu64
+				"\n", pos + at);
+			exit(3);
+		}
+		n = recv(to, buf + at, len - at, MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			continue;
+		if (n <= 0) {
+			fprintf(stderr, "friends_xfer: recv: %s\n",
+				n ? strerror(errno) : "the end");
+			return 1;
+		}
+		at += n;
+	}
+	if (pattern_check(buf, len, seed, pos) >= 0) {
+		fprintf(stderr, "friends_xfer: wrong bytes at %" PRIu64 "\n",
+			pos);
+		return 1;
+	}
+	return 0;
+}
+
+static int run_rounds(void)
+{
+	uint64_t done = 0, pos = 0;
+	int i, faults = 0;
+
+	while (!faults && !__atomic_load_n(&stop, __ATOMIC_RELAXED) &&
+	       (!opt.rounds || done < opt.rounds)) {
+		for (i = 0; i < opt.connections; i++) {
+			struct connection *c = &connections[i];
+
+			faults += pass(c->client, c->server, opt.seed, pos,
+				       opt.request);
+			faults += pass(c->server, c->client, ~opt.seed, pos,
+				       opt.request);
+		}
+		pos += opt.request;
+		done++;
+		if (opt.pause)
+			msleep(opt.pause);
+	}
+	for (i = 0; i < opt.connections; i++) {
+		struct connection *c = &connections[i];
+		char b;
+
+		/* In one order, so that the segments are the same ones. */
+		close(c->client);
+		if (recv(c->server, &b, 1, 0))
+			faults++;
+		close(c->server);
+	}
+	printf("connections %d rounds %" PRIu64 " faults %d\n",
+	       opt.connections, done, faults);
+	return faults;
+}
+
+static void parse(int argc, char **argv)
+{
+	int c;
+
+	while ((c = getopt(argc, argv, "6a:p:n:b:r:z:i:s:t:S:C:h")) != -1) {
+		switch (c) {
+		case '6':
+			opt.family = AF_INET6;
+			break;
+		case 'a':
+			opt.address = optarg;
+			break;
+		case 'p':
+			opt.port = atoi(optarg);
+			break;
+		case 'n':
+			opt.connections = atoi(optarg);
+			break;
+		case 'b':
+			opt.bytes = strtoull(optarg, NULL, 0);
+			break;
+		case 'r':
+			opt.rounds_only = true;
+			opt.rounds = strtoull(optarg, NULL, 0);
+			break;
+		case 'z':
+			opt.request = strtoul(optarg, NULL, 0);
+			break;
+		case 'i':
+			opt.pause = atoi(optarg);
+			break;
+		case 's':
+			opt.seed = strtoull(optarg, NULL, 0);
+			break;
+		case 't':
+			opt.stall = atoi(optarg);
+			break;
+		case 'S':
+			opt.server_ns = optarg;
+			break;
+		case 'C':
+			opt.client_ns = optarg;
+			break;
+		default:
+			fputs(usage_text, c == 'h' ? stdout : stderr);
+			exit(c == 'h' ? 0 : 2);
+		}
+	}
+	if (optind < argc || opt.connections < 1 ||
+	    opt.connections > CONNECTIONS_MAX || opt.request < 1 ||
+	    opt.request > CHUNK_MAX) {
+		fputs(usage_text, stderr);
+		exit(2);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	/* Nobody is interrupted: the flag is enough. */
+	struct sigaction sa = { .sa_handler = on_signal,
+				.sa_flags = SA_RESTART };
+
+	parse(argc, argv);
+	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGINT, &sa, NULL);
+	connect_all();
+	return (opt.rounds_only ? run_rounds() : run_streams()) ? 1 : 0;
+}

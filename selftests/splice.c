@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Pages that enter or leave a connection: sendfile, splice, zero-copy. */
+
+#include <time.h>
+#include <linux/errqueue.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/uio.h>
+
+#include "friends.h"
+
+#define SEED	0x73706c69ULL
+
+#ifndef SO_ZEROCOPY
+#define SO_ZEROCOPY	60
+#endif
+#ifndef MSG_ZEROCOPY
+#define MSG_ZEROCOPY	0x4000000
+#endif
+
+CONNECTION_FIXTURE(splice);
+
+static int pattern_file(struct __test_metadata *_metadata, size_t size)
+{
+	int fd = memfd_create("pattern", 0);
+	char *map;
+
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, ftruncate(fd, size));
+	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	pattern_fill(map, size, SEED, 0);
+	munmap(map, size);
+	return fd;
+}
+
+TEST_F(splice, sendfile)
+{
+	const size_t size = scaled(4 << 20);
+	int file = pattern_file(_metadata, size);
+	uint64_t state = SEED;
+	struct half in;
+	off_t at = 0;
+	ssize_t n;
+
+	half_init(&in, self->server, false, SEED, size);
+	half_start(&in);
+	while ((size_t)at < size) {
+		n = sendfile(self->client, file, &at,
+			     random_size(&state, 300000));
+		ASSERT_GT(n, 0);
+	}
+	half_join(&in);
+	EXPECT_EQ(0, in.err);
+	EXPECT_EQ(size, in.done);
+	EXPECT_EQ(-1, in.wrong);
+	half_free(&in);
+	EXPECT_CARRIED(size);
+}
+
+TEST_F(splice, sendfile_to_full_receiver)
+{
+	const size_t size = 16 << 20;
+	int file = pattern_file(_metadata, size);
+	size_t total = 0;
+	off_t at = 0;
+	ssize_t n;
+
+	fcntl(self->client, F_SETFL, O_NONBLOCK);
+	do {
+		for (;;) {
+			n = sendfile(self->client, file, &at, 65536);
+			if (n <= 0)
+				break;
+			total += n;
+		}
+		ASSERT_LT(total, size);
+		EXPECT_EQ(-1, n);
+		EXPECT_EQ(EAGAIN, errno);
+	} while (wait_for(self->client, POLLOUT, QUIET));
+	EXPECT_GE(total, 65536U);
+	recv_pattern(_metadata, self->server, SEED, 0, total);
+	EXPECT_EQ(POLLOUT, wait_for(self->client, POLLOUT, patience(AT_ONCE)));
+	EXPECT_CARRIED(total);
+}
+
+/* File, pipe, socket, pipe, file. */
+struct splice_in {
+	int file;
+	int sock;
+	size_t size;
+};
+
+static void *splice_in_thread(void *arg)
+{
+	struct splice_in *s = arg;
+	uint64_t state = SEED;
+	loff_t at = 0;
+	int p[2];
+	ssize_t n, m;
+
+	if (pipe(p))
+		return NULL;
+	while ((size_t)at < s->size) {
+		n = splice(s->file, &at, p[1], NULL,
+			   random_size(&state, 100000), SPLICE_F_MOVE);
+		while (n > 0) {
+			m = splice(p[0], NULL, s->sock, NULL, n,
+				   prng(&state) % 2 ? SPLICE_F_MORE : 0);
+			if (m <= 0)
+				return NULL;
+			n -= m;
+		}
+	}
+	shutdown(s->sock, SHUT_WR);
+	close(p[0]);
+	close(p[1]);
+	return NULL;
+}
+
+TEST_F(splice, in_and_out)
+{
+	const size_t size = scaled(4 << 20);
+	struct splice_in in = {
+		pattern_file(_metadata, size), self->client, size
+	};
+	int out = memfd_create("out", 0), p[2];
+	uint64_t state = ~SEED;
+	size_t total = 0;
+	pthread_t thread;
+	ssize_t n, m;
+	char *map;
+
+	ASSERT_GE(out, 0);
+	ASSERT_EQ(0, pipe(p));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, splice_in_thread, &in));
+	for (;;) {
+		n = splice(self->server, NULL, p[1], NULL,
+			   random_size(&state, 100000), SPLICE_F_MOVE);
+		ASSERT_GE(n, 0);
+		if (!n)
+			break;
+		while (n) {
+			m = splice(p[0], NULL, out, NULL, n, 0);
+			ASSERT_GT(m, 0);
+			n -= m;
+			total += m;
+		}
+	}
+	pthread_join(thread, NULL);
+	ASSERT_EQ(size, total);
+	map = mmap(NULL, size, PROT_READ, MAP_SHARED, out, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	EXPECT_EQ(-1, pattern_check(map, size, SEED, 0));
+	EXPECT_CARRIED(size);
+}
+
+TEST_F(splice, out_of_nothing)
+{
+	int p[2];
+
+	ASSERT_EQ(0, pipe(p));
+	/* SPLICE_F_NONBLOCK is about the pipe only. */
+	fcntl(self->server, F_SETFL, O_NONBLOCK);
+	EXPECT_EQ(-1, splice(self->server, NULL, p[1], NULL, 1000, 0));
+	EXPECT_EQ(EAGAIN, errno);
+	fcntl(self->server, F_SETFL, 0);
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(AT_ONCE)));
+	EXPECT_EQ(400, splice(self->server, NULL, p[1], NULL, 400, 0));
+	/* The rest is still the socket's. */
+	recv_pattern(_metadata, self->server, SEED, 400, 600);
+	EXPECT_EQ(0, shutdown(self->client, SHUT_WR));
+	EXPECT_EQ(0, splice(self->server, NULL, p[1], NULL, 1000, 0));
+	EXPECT_CARRIED(1000);
+}
+
+/* What was spliced out stays what it was while the stream goes on. */
+TEST_F(splice, out_keeps_its_bytes)
+{
+	char buf[4096];
+	int p[2], i;
+
+	ASSERT_EQ(0, pipe(p));
+	send_pattern(_metadata, self->client, SEED, 0, 4096, 0);
+	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(AT_ONCE)));
+	EXPECT_EQ(4096, splice(self->server, NULL, p[1], NULL, 4096, 0));
+	for (i = 1; i < 50; i++) {
+		send_pattern(_metadata, self->client, SEED, i * 4096, 4096, 0);
+		recv_pattern(_metadata, self->server, SEED, i * 4096, 4096);
+	}
+	EXPECT_EQ(4096, read(p[0], buf, sizeof(buf)));
+	EXPECT_EQ(-1, pattern_check(buf, 4096, SEED, 0));
+	EXPECT_CARRIED(50 * 4096);
+}
+
+TEST_F(splice, vmsplice)
+{
+	const size_t page = getpagesize();
+	struct iovec iov;
+	int p[2], i;
+	char *map;
+
+	map = mmap(NULL, 8 * page, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, pipe(p));
+	for (i = 0; i < 8; i++) {
+		pattern_fill(map + i * page, page, SEED, i * page);
+		iov = (struct iovec){ map + i * page, page };
+		EXPECT_EQ((ssize_t)page, vmsplice(p[1], &iov, 1, 0));
+		EXPECT_EQ((ssize_t)page, splice(p[0], NULL, self->client, NULL,
+						page, 0));
+	}
+	recv_pattern(_metadata, self->server, SEED, 0, 8 * page);
+	EXPECT_CARRIED(8 * page);
+}
+
+/* Read one completion: the range of calls that it is for. */
+static int completion(int fd, uint32_t *lo, uint32_t *hi)
+{
+	char control[256];
+	struct msghdr msg = {
+		.msg_control = control, .msg_controllen = sizeof(control),
+	};
+	struct sock_extended_err *err;
+	struct cmsghdr *c;
+
+	if (recvmsg(fd, &msg, MSG_ERRQUEUE) < 0)
+		return -errno;
+	c = CMSG_FIRSTHDR(&msg);
+	if (!c)
+		return -ENOMSG;
+	err = (void *)CMSG_DATA(c);
+	if (err->ee_origin != SO_EE_ORIGIN_ZEROCOPY)
+		return -EPROTO;
+	*lo = err->ee_info;
+	*hi = err->ee_data;
+	return 0;
+}
+
+/* Each call completes once, and not before its bytes may be changed. */
+TEST_F(splice, zerocopy)
+{
+	const size_t len = 100000;
+	const uint32_t calls = 20;
+	uint32_t next = 0, lo, hi, i;
+	uint64_t end;
+	char *buf;
+
+	set_int(_metadata, self->client, SOL_SOCKET, SO_ZEROCOPY, 1);
+	buf = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, buf);
+	for (i = 0; i < calls; i++) {
+		pattern_fill(buf, len, SEED, i * len);
+		ASSERT_EQ((ssize_t)len,
+			  send(self->client, buf, len, MSG_ZEROCOPY));
+		recv_pattern(_metadata, self->server, SEED, i * len, len);
+		end = now_ms() + patience(2000);
+		while (next <= i && now_ms() < end) {
+			if (completion(self->client, &lo, &hi)) {
+				msleep(1);
+				continue;
+			}
+			EXPECT_EQ(next, lo);
+			EXPECT_GE(i, hi);
+			next = hi + 1;
+		}
+		ASSERT_EQ(i + 1, next);
+	}
+	EXPECT_EQ(-EAGAIN, completion(self->client, &lo, &hi));
+	EXPECT_CARRIED(calls * len);
+}
+
+FRIENDS_HARNESS_MAIN

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Streams that can be checked: each byte follows from a seed and its position,
+ * so a receiver finds the first lost, doubled or changed byte and says where.
+ *
+ * Needs no test harness: friends_xfer uses it too.
+ */
+#ifndef _TCP_FRIENDS_STREAM_H
+#define _TCP_FRIENDS_STREAM_H
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#define CHUNK_MAX	(1 << 20)
+#define ENDLESS		UINT64_MAX
+#define GOLDEN_RATIO	0x9e3779b97f4a7c15ULL
+
+static inline uint64_t mix(uint64_t z)
+{
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+	return z ^ (z >> 31);
+}
+
+/* splitmix64: every seed is a good one. */
+static inline uint64_t prng(uint64_t *state)
+{
+	*state += GOLDEN_RATIO;
+	return mix(*state);
+}
+
+/* 1 to @max, each order of magnitude as likely as the others. */
+static inline size_t random_size(uint64_t *state, size_t max)
+{
+	int orders = 65 - __builtin_clzl(max);
+	size_t size = 1 + prng(state) % (1UL << prng(state) % orders);
+
+	return size < max ? size : max;
+}
+
+static inline uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
+}
+
+static inline void msleep(unsigned int ms)
+{
+	struct timespec ts = { ms / 1000, ms % 1000 * 1000000L };
+
+	while (nanosleep(&ts, &ts) && errno == EINTR)
+		;
+}
+
+static inline uint64_t pattern_word(uint64_t seed, uint64_t index)
+{
+	return mix(seed ^ (index + 1) * GOLDEN_RATIO);
+}
+
+/* The bytes [@pos, @pos + @len) of the stream @seed. */
+static inline void pattern_fill(void *to, size_t len, uint64_t seed,
+				uint64_t pos)
+{
+	char *p = to;
+
+	while (len) {
+		uint64_t word = pattern_word(seed, pos / 8);
+		size_t skip = pos % 8, n = 8 - skip;
+
+		if (n == 8 && len >= 8) {
+			memcpy(p, &word, 8);
+		} else {
+			n = n < len ? n : len;
+			memcpy(p, (char *)&word + skip, n);
+		}
+		p += n;
+		pos += n;
+		len -= n;
+	}
+}
+
+/* The offset in @from of the first wrong byte, or -1. */
+static inline ssize_t pattern_check(const void *from, size_t len, uint64_t seed,
+				    uint64_t pos)
+{
+	const char *start = from, *p = from;
+
+	while (len) {
+		uint64_t word = pattern_word(seed, pos / 8);
+		size_t skip = pos % 8, n = 8 - skip, i;
+
+		n = n < len ? n : len;
+		for (i = 0; i < n; i++) {
+			if (n == 8 && !memcmp(p, &word, 8))
+				break;
+			if (p[i] != ((char *)&word)[skip + i])
+				return p - start + i;
+		}
+		p += n;
+		pos += n;
+		len -= n;
+	}
+	return -1;
+}
+
+/*
+ * One direction of a connection, as one of its ends sees it. @done may be read
+ * by other threads at any time, the rest when the half is over.
+ */
+struct half {
+	int fd;
+	bool out;		/* writes, else reads */
+	bool shut;		/* a writer ends with SHUT_WR */
+	uint64_t seed;
+	uint64_t size;		/* a writer that is ENDLESS ends with *stop, */
+	const bool *stop;	/* a reader that is ENDLESS with the stream */
+	size_t chunk;		/* the largest write or read, CHUNK_MAX at most */
+
+	uint64_t done;
+	int64_t wrong;		/* position of the first wrong byte, or -1 */
+	int err;
+	bool eof;
+	bool over;
+
+	uint64_t state;
+	char *buf;
+	size_t at, left;
+	pthread_t thread;
+};
+
+static inline void half_init(struct half *h, int fd, bool out, uint64_t seed,
+			     uint64_t size)
+{
+	memset(h, 0, sizeof(*h));
+	h->fd = fd;
+	h->out = out;
+	h->seed = seed;
+	h->size = size;
+	h->chunk = CHUNK_MAX;
+	h->wrong = -1;
+	h->state = mix(seed + out + 1);
+	h->buf = malloc(CHUNK_MAX);
+	if (!h->buf)
+		abort();
+}
+
+static inline void half_free(struct half *h)
+{
+	free(h->buf);
+	h->buf = NULL;
+}
+
+static inline uint64_t half_done(const struct half *h)
+{
+	return __atomic_load_n(&h->done, __ATOMIC_RELAXED);
+}
+
+static inline void half_advance(struct half *h, size_t n)
+{
+	__atomic_store_n(&h->done, h->done + n, __ATOMIC_RELAXED);
+}
+
+static inline void half_end(struct half *h)
+{
+	if (h->out && h->shut && !h->err && shutdown(h->fd, SHUT_WR))
+		h->err = errno;
+	__atomic_store_n(&h->over, true, __ATOMIC_RELEASE);
+}
+
+static inline void half_fail(struct half *h, int err)
+{
+	if (err == EINTR || err == EAGAIN)
+		return;
+	h->err = err;
+	half_end(h);
+}
+
+static inline size_t half_next(struct half *h)
+{
+	size_t n;
+
+	if (h->out && h->stop && __atomic_load_n(h->stop, __ATOMIC_RELAXED))
+		return 0;
+	n = random_size(&h->state, h->chunk);
+	return n < h->size - h->done ? n : h->size - h->done;
+}
+
+static inline void half_write(struct half *h, int flags)
+{
+	ssize_t n;
+
+	if (!h->left) {
+		h->left = half_next(h);
+		if (!h->left) {
+			half_end(h);
+			return;
+		}
+		h->at = 0;
+		pattern_fill(h->buf, h->left, h->seed, h->done);
+	}
+	n = send(h->fd, h->buf + h->at, h->left, flags | MSG_NOSIGNAL);
+	if (n < 0) {
+		half_fail(h, errno);
+		return;
+	}
+	h->at += n;
+	h->left -= n;
+	half_advance(h, n);
+	if (h->done == h->size)
+		half_end(h);
+}
+
+static inline void half_read(struct half *h, int flags)
+{
+	size_t want = half_next(h);
+	ssize_t n, bad;
+
+	if (!want) {
+		half_end(h);
+		return;
+	}
+	n = recv(h->fd, h->buf, want, flags);
+	if (n < 0) {
+		half_fail(h, errno);
+		return;
+	}
+	if (!n) {
+		h->eof = true;
+		half_end(h);
+		return;
+	}
+	bad = pattern_check(h->buf, n, h->seed, h->done);
+	if (bad >= 0 && h->wrong < 0)
+		h->wrong = h->done + bad;
+	half_advance(h, n);
+	if (h->done == h->size)
+		half_end(h);
+}
+
+static inline void half_step(struct half *h, int flags)
+{
+	if (h->out)
+		half_write(h, flags);
+	else
+		half_read(h, flags);
+}
+
+static inline bool half_over(const struct half *h)
+{
+	return __atomic_load_n(&h->over, __ATOMIC_ACQUIRE);
+}
+
+/* By blocking calls, in a thread of its own. */
+static inline void *half_thread(void *arg)
+{
+	struct half *h = arg;
+
+	while (!h->over)
+		half_step(h, 0);
+	return NULL;
+}
+
+static inline void half_start(struct half *h)
+{
+	if (pthread_create(&h->thread, NULL, half_thread, h))
+		abort();
+}
+
+static inline void half_join(struct half *h)
+{
+	pthread_join(h->thread, NULL);
+}
+
+/* By poll() and non-blocking calls, all in this thread. */
+static inline void halves_poll(struct half *h, unsigned int n)
+{
+	struct pollfd p[8];
+	unsigned int i, live;
+
+	if (n > 8)
+		abort();
+	for (;;) {
+		live = 0;
+		for (i = 0; i < n; i++) {
+			p[i].fd = h[i].over ? -1 : h[i].fd;
+			p[i].events = h[i].out ? POLLOUT : POLLIN;
+			p[i].revents = 0;
+			live += !h[i].over;
+		}
+		if (!live)
+			return;
+		if (poll(p, n, -1) < 0 && errno != EINTR)
+			abort();
+		for (i = 0; i < n; i++) {
+			if (p[i].revents)
+				half_step(&h[i], MSG_DONTWAIT);
+		}
+	}
+}
+
+#endif
