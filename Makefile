@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0
+# The entry points. Kbuild does not read this file: it finds Kbuild first.
+
+# A variable of make's own command line is not for the tools' own makes.
+unexport MAKEFLAGS MAKEOVERRIDES MFLAGS
+
+.PHONY: help
+help:
+	@echo 'What there is to make (the first three set everything up by themselves):'
+	@echo
+	@echo '  run            boot a guest, and compare TCP with friends off and on'
+	@echo '  test           every check: lint, KUnit, selftests, and the debug kernel'
+	@echo '  bench          the whole comparison, into build/bench.json'
+	@echo
+	@echo '  shell          a root shell in a guest with the module loaded'
+	@echo '  test-debug     the selftests on the debug kernel only'
+	@echo '  modules        the module for your own patched kernel: KDIR=<built tree>'
+	@echo '  root           the build root (Debian 13: toolchain, qemu, userland)'
+	@echo '  kernel         the patched kernel'
+	@echo
+	@echo '  lint           formatting, lints and checks of all sources'
+	@echo '  fmt            format the Rust sources'
+	@echo '  rust-analyzer  rust-project.json for the editor'
+	@echo '  clean          remove build/ (what took long is in the cache, and stays)'
+	@echo
+	@echo 'Variables: KERNEL_TARBALL=<linux-7.3.x.tar.xz> instead of the source from'
+	@echo 'Debian, XDG_CACHE_HOME=<folder> for the cache (~/.cache), which needs 25 GB.'
+
+.PHONY: run
+run:
+	@tools/run
+
+.PHONY: test
+test:
+	@tools/test
+
+.PHONY: test-debug
+test-debug:
+	@tools/test debug
+
+.PHONY: bench
+bench:
+	@tools/bench/bench
+
+.PHONY: shell
+shell:
+	@tools/vm
+
+.PHONY: root
+root:
+	@tools/root
+
+.PHONY: kernel
+kernel:
+	@tools/kernel
+
+.PHONY: modules
+modules:
+ifeq ($(KDIR),)
+	@echo 'make modules: KDIR must name a built kernel tree that has patches/ applied.' >&2; exit 1
+else
+	@test -e '$(KDIR)/Module.symvers' || \
+		{ echo "make modules: '$(KDIR)' is not a built kernel tree (no Module.symvers)." >&2; exit 1; }
+	@grep -qs '^CONFIG_TCP_FRIENDS=y' '$(KDIR)/.config' '$(KDIR)/include/config/auto.conf' || \
+		{ echo "make modules: the kernel of '$(KDIR)' lacks the hooks (no CONFIG_TCP_FRIENDS); apply patches/ to it." >&2; exit 1; }
+	@$(MAKE) -C '$(KDIR)' M='$(CURDIR)' LLVM=1 modules
+endif
+
+.PHONY: lint
+lint:
+	@tools/lint
+
+.PHONY: fmt
+fmt:
+	@tools/lint fmt
+
+.PHONY: rust-analyzer
+rust-analyzer:
+	@tools/rust-analyzer
+
+.PHONY: clean
+clean:
+	@rm -rf build rust-project.json
+	@find . -path ./build -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' \
+		-o -name '*.mod.c' -o -name '.*.cmd' -o -name '*.bc' -o -name Module.symvers \
+		-o -name modules.order \) -type f -exec rm -f {} +
