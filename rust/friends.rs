@@ -34,6 +34,7 @@
 //!
 //! - [`pairing`]: who becomes friends.
 //! - [`transmit`]: the sender moves what it has.
+//! - [`fast`]: a few bytes never stand in the write queue.
 //! - [`read`]: the reader pulls what waited for room.
 //! - [`moving`]: the step that both share.
 //! - [`fence`]: who must take the wire, and why.
@@ -45,6 +46,7 @@
 use kernel::prelude::*;
 
 mod abstractions;
+mod fast;
 mod fence;
 mod hold;
 mod moving;
@@ -59,6 +61,7 @@ mod window;
 use abstractions::{
     Arrival,
     Caller,
+    Fresh,
     Hooks,
     HooksRegistration,
     Member,
@@ -114,6 +117,21 @@ impl Hooks for Friends {
     #[inline]
     fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
         read::read(sock, caller, rcu)
+    }
+
+    #[inline]
+    fn may_send(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> bool {
+        fast::may_send(sock, caller, rcu)
+    }
+
+    #[inline]
+    fn send<'a>(
+        sock: &Sock,
+        caller: Caller<'_>,
+        skb: Fresh<'a>,
+        rcu: Rcu<'_>,
+    ) -> Result<(), Fresh<'a>> {
+        fast::send(sock, caller, skb, rcu)
     }
 
     fn gone(sock: &Sock, rcu: Rcu<'_>) {

@@ -37,6 +37,12 @@ pub(crate) const fn may_go(len: u32, mss: u32, last: bool, nonagle: u32) -> Go {
     }
 }
 
+/// Whether bytes that nothing stands before and nothing follows yet go at once,
+/// however few they are.
+pub(crate) const fn may_go_alone(nonagle: u32) -> bool {
+    nonagle & (CORK | PUSH) == 0
+}
+
 #[kernel::macros::kunit_tests(tcp_friends_hold)]
 mod tests {
     use super::*;
@@ -70,6 +76,14 @@ mod tests {
     #[test]
     fn push_wins() {
         assert_eq!(may_go(1, 1460, true, CORK | PUSH), Go::All);
+    }
+
+    #[test]
+    fn few_bytes_go_alone_unless_corked() {
+        assert!(may_go_alone(0));
+        assert!(may_go_alone(OFF));
+        assert!(!may_go_alone(CORK));
+        assert!(!may_go_alone(OFF | PUSH));
     }
 
     #[test]

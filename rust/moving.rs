@@ -136,7 +136,7 @@ pub(crate) fn move_all(
 
 /// The sender's sequence numbers, as if what was moved had been sent and
 /// acknowledged (invariant 1), and what TCP_INFO tells of it.
-fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
+pub(crate) fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
     let now = tcp_jiffies32();
     let nxt = s.snd_nxt().wrapping_add(moved.bytes);
 
@@ -164,12 +164,17 @@ pub(crate) fn settle(s: &mut Tcp<'_>, moved: &Moved) {
     if moved.stop == Stop::Empty {
         s.chrono_stop_busy();
     }
+    probe_answered(s);
+    s.check_space();
+}
+
+/// A probe timer was armed for what has gone now. What is held back next gets
+/// its full time. The caller has the sender to itself.
+pub(crate) fn probe_answered(s: &mut Tcp<'_>) {
     if s.icsk_pending() == PROBE0 {
-        // Armed for what has gone now. What is held back next gets its full time.
         s.set_icsk_pending(0);
         s.set_icsk_backoff(0);
         s.set_icsk_probes_out(0);
         s.set_icsk_probes_tstamp(0);
     }
-    s.check_space();
 }

@@ -6,7 +6,10 @@
 
 use core::{
     marker::PhantomData,
-    ptr::addr_of, //
+    ptr::{
+        addr_of,
+        NonNull, //
+    },
 };
 
 use kernel::{
@@ -16,7 +19,10 @@ use kernel::{
 };
 
 use super::{
-    skb::Arrival,
+    skb::{
+        Arrival,
+        Fresh, //
+    },
     sock::{
         Owned,
         Rcu,
@@ -90,6 +96,19 @@ pub(crate) trait Hooks {
     /// Data was read from `sock`, which has a friend.
     fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read;
 
+    /// Whether [`Hooks::send`] would probably take a few bytes of the writer
+    /// `caller`, which has a friend.
+    fn may_send(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> bool;
+
+    /// Gives the friend `skb`, the next bytes of the stream; gives it back if
+    /// they must go the ordinary way.
+    fn send<'a>(
+        sock: &Sock,
+        caller: Caller<'_>,
+        skb: Fresh<'a>,
+        rcu: Rcu<'_>,
+    ) -> Result<(), Fresh<'a>>;
+
     /// `sock`, locked by the caller, is no longer fit for a friend.
     fn gone(sock: &Sock, rcu: Rcu<'_>);
 }
@@ -146,6 +165,28 @@ impl<T: Hooks> Adapter<T> {
 
     /// # Safety
     ///
+    /// As `tcp_friends_ops.may_send`.
+    unsafe extern "C" fn may_send(sk: *mut bindings::sock) -> bool {
+        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
+        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
+        // SAFETY: `tcp_sendmsg_locked()` runs with the socket locked.
+        T::may_send(sock, unsafe { Caller::new(sock) }, rcu)
+    }
+
+    /// # Safety
+    ///
+    /// As `tcp_friends_ops.send`.
+    unsafe extern "C" fn send(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) -> bool {
+        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
+        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
+        // SAFETY: The C side passes an skb that it just made, and takes it back on false.
+        let fresh = unsafe { Fresh::new(NonNull::new_unchecked(skb)) };
+        // SAFETY: `tcp_sendmsg_locked()` runs with the socket locked.
+        T::send(sock, unsafe { Caller::new(sock) }, fresh, rcu).is_ok()
+    }
+
+    /// # Safety
+    ///
     /// As `tcp_friends_ops.gone`.
     unsafe extern "C" fn gone(sk: *mut bindings::sock) {
         // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
@@ -158,6 +199,8 @@ impl<T: Hooks> Adapter<T> {
         established: Some(Self::established),
         xmit: Some(Self::xmit),
         read: Some(Self::read),
+        may_send: Some(Self::may_send),
+        send: Some(Self::send),
         gone: Some(Self::gone),
     };
 }

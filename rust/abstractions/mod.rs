@@ -49,6 +49,7 @@ pub(crate) use namespace::{
 pub(crate) use percpu::PerCpuCounters;
 pub(crate) use skb::{
     Arrival,
+    Fresh,
     Head, //
 };
 pub(crate) use sock::{

@@ -224,6 +224,44 @@ impl Drop for Skb {
     }
 }
 
+/// An skb with the next bytes of a stream, that C made and takes back unless it
+/// is converted into an [`Skb`].
+///
+/// # Invariants
+///
+/// The skb is valid, in no queue, charged to nobody, and nobody else has it for
+/// `'a`.
+pub(crate) struct Fresh<'a>(NonNull<bindings::sk_buff>, PhantomData<&'a mut ()>);
+
+impl Fresh<'_> {
+    /// # Safety
+    ///
+    /// `skb` is valid, in no queue, charged to nobody, and the caller's alone
+    /// for the lifetime of the returned value.
+    pub(super) unsafe fn new(skb: NonNull<bindings::sk_buff>) -> Self {
+        // INVARIANT: By the function's safety requirements.
+        Self(skb, PhantomData)
+    }
+
+    /// The C skb.
+    pub(super) fn raw(&self) -> *mut bindings::sk_buff {
+        self.0.as_ptr()
+    }
+
+    /// Bytes of payload.
+    pub(crate) fn len(&self) -> u32 {
+        // SAFETY: By the type invariants the skb is valid.
+        unsafe { addr_of!((*self.raw()).len).read() }
+    }
+}
+
+impl From<Fresh<'_>> for Skb {
+    fn from(fresh: Fresh<'_>) -> Self {
+        // INVARIANT: By those of `Fresh`; that it was taken is told to C by the hook's answer.
+        Skb(fresh.0)
+    }
+}
+
 /// How the segment that established a connection came in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {

@@ -29,6 +29,7 @@ use kernel::{
 use super::{
     namespace::Net,
     skb::{
+        Fresh,
         Head,
         Skb, //
     },
@@ -631,6 +632,38 @@ impl<'a> Tcp<'a> {
         // SAFETY: By the type invariants `sk_forward_alloc` is ours; the skb is only read.
         unsafe {
             bindings::sk_rmem_schedule(self.0.raw(), head.raw(), head.truesize() as i32)
+        }
+    }
+
+    /// The same for a fresh one.
+    pub(crate) fn rmem_schedule_fresh(&mut self, skb: &Fresh<'_>) -> bool {
+        // SAFETY: By the type invariants `sk_forward_alloc` is ours; the skb is only read.
+        unsafe {
+            bindings::sk_rmem_schedule(
+                self.0.raw(),
+                skb.raw(),
+                (*skb.raw()).truesize as i32,
+            )
+        }
+    }
+
+    /// Whether writing must fail: an error is pending, or we are shut down.
+    pub(crate) fn failed_or_shut(&self) -> bool {
+        // SAFETY: The socket is valid; single words, read volatile.
+        unsafe {
+            addr_of!((*self.0.raw()).sk_err).read_volatile() != 0
+                || u32::from(addr_of!((*self.0.raw()).sk_shutdown).read_volatile())
+                    & bindings::SEND_SHUTDOWN
+                    != 0
+        }
+    }
+
+    /// Takes `bytes` for written: what `tcp_sendmsg()` does for what it queues.
+    pub(crate) fn wrote(&mut self, bytes: u32) {
+        // SAFETY: By the type invariants the field is ours to write; others use `READ_ONCE()`.
+        unsafe {
+            let seq = addr_of_mut!((*self.0.tp()).write_seq);
+            seq.write_volatile(seq.read().wrapping_add(bytes));
         }
     }
 
