@@ -39,6 +39,9 @@ patience()
 	slow && echo $(($1 * 10)) || echo "$1"
 }
 
+# Seconds without a byte that friends_xfer takes for a stall.
+XFER_STALL=$(slow && echo 200 || echo 20)
+
 # The file that the loaded module came from, by its build ID. Without that
 # the newest one for this kernel's release. Wrong ones may crash the kernel.
 friends_ko()
@@ -131,14 +134,15 @@ segments_at_least()
 }
 
 # xfer_start NS ARG...: friends_xfer in the background. XFER_PID is its
-# process, XFER_OUT what it prints, XFER_PORT the port of its server.
+# process, XFER_OUT what it prints, XFER_PORT the port of its server. It is
+# nice: its threads would starve the script that watches them.
 xfer_start()
 {
 	local ns=$1
 
 	shift
 	XFER_OUT=$(mktemp "$TMP/xfer.XXXXXX")
-	ip netns exec "$ns" friends_xfer -t "$(patience 20000 | sed 's/...$//')" \
+	ip netns exec "$ns" nice -n 19 friends_xfer -t "$XFER_STALL" \
 		"$@" >"$XFER_OUT" 2>&1 &
 	XFER_PID=$!
 	if ! busywait "$(patience 5000)" grep -q '^port' "$XFER_OUT"; then

@@ -308,7 +308,7 @@ static void *echo(void *arg)
 
 TEST_F(poll, wakes_every_time)
 {
-	int i, n = scaled(3000);
+	int i, n = scaled(1000);
 	uint64_t state = SEED, start, worst = 0, took;
 	pthread_t thread;
 

