@@ -70,11 +70,12 @@ pub(crate) fn send<'a>(
         return Err(skb);
     };
     let mut s = own.tcp();
-    if !is_plain(&mut s) {
+    let bytes = skb.len();
+    // An skb without a byte has no place in a receive queue.
+    if bytes == 0 || !is_plain(&mut s) {
         return Err(skb);
     }
 
-    let bytes = skb.len();
     let moved = Moved {
         bytes,
         skbs: 1,

@@ -61,7 +61,10 @@ fn any_receiver(sock: &Sock) -> Fence {
 /// Establishes the receiver's half of invariant 2.
 pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>) -> Fence {
     any_receiver(p.sock())?;
-    unless(p.rcv_nxt() != s.snd_nxt() || !p.ofo_queue_empty(), Wire::Sequence)?;
+    unless(
+        p.rcv_nxt() != s.snd_nxt() || !p.ofo_queue_empty(),
+        Wire::Sequence,
+    )?;
     unless(p.urg_data() != 0, Wire::Urgent)
 }
 

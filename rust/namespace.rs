@@ -83,7 +83,9 @@ impl Namespace {
     /// The namespace goes, or the module does: no pair is left, and nobody who
     /// had found one still uses it. May sleep.
     pub(crate) fn exit(&self, net: &Net) {
-        if self.pairs_total() != 0 {
+        // Where there is none, it is long ago that there was one: a grace period has passed since
+        // the last socket of the namespace was closed, or since the hooks were taken off.
+        if self.pairs() != 0 {
             self.part_all(net);
             rcu::synchronize_rcu();
         }

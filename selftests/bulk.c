@@ -13,12 +13,14 @@
 CONNECTION_FIXTURE(bulk);
 
 /* A thread for each direction at each end. */
-static void run_threads(struct half *h, int n)
+static void run_threads(struct __test_metadata *_metadata, struct half *h,
+			int n)
 {
 	int i;
 
 	for (i = 0; i < n; i++)
 		half_start(&h[i]);
+	halves_watch(_metadata, h, n);
 	for (i = 0; i < n; i++)
 		half_join(&h[i]);
 }
@@ -29,7 +31,7 @@ TEST_F(bulk, both_ways)
 	struct half h[4];
 
 	halves_init(h, self->client, self->server, SEED, size);
-	run_threads(h, 4);
+	run_threads(_metadata, h, 4);
 	halves_check(_metadata, h);
 	halves_free(h);
 	EXPECT_CARRIED(2 * size);
@@ -44,7 +46,7 @@ TEST_F(bulk, small_writes)
 	halves_init(h, self->client, self->server, SEED, size);
 	for (i = 0; i < 4; i++)
 		h[i].chunk = i % 2 ? 65536 : 200;
-	run_threads(h, 4);
+	run_threads(_metadata, h, 4);
 	halves_check(_metadata, h);
 	halves_free(h);
 	EXPECT_CARRIED(2 * size);
@@ -60,7 +62,7 @@ TEST_F(bulk, nonblocking)
 {
 	uint64_t size = scaled(16 * MIB);
 	struct half h[4], tmp;
-	pthread_t client;
+	pthread_t client, server;
 
 	halves_init(h, self->client, self->server, SEED, size);
 	/* Both halves of an end beside each other: a thread polls an end. */
@@ -69,8 +71,10 @@ TEST_F(bulk, nonblocking)
 	h[2] = h[1];
 	h[1] = tmp;
 	ASSERT_EQ(0, pthread_create(&client, NULL, poll_thread, &h[0]));
-	poll_thread(&h[2]);
+	ASSERT_EQ(0, pthread_create(&server, NULL, poll_thread, &h[2]));
+	halves_watch(_metadata, h, 4);
 	pthread_join(client, NULL);
+	pthread_join(server, NULL);
 	tmp = h[1];
 	h[1] = h[2];
 	h[2] = h[3];
@@ -103,7 +107,7 @@ TEST_F(bulk, many_connections)
 				&server[i]);
 		halves_init(h + 4 * i, client[i], server[i], SEED + i, size);
 	}
-	run_threads(h, 32);
+	run_threads(_metadata, h, 32);
 	for (i = 0; i < 8; i++) {
 		halves_check(_metadata, h + 4 * i);
 		halves_free(h + 4 * i);
@@ -125,7 +129,7 @@ TEST_F(bulk, tiny_buffers)
 	open_connection(_metadata, variant->ends, &tiny, &self->client,
 			&self->server);
 	halves_init(h, self->client, self->server, SEED, size);
-	run_threads(h, 4);
+	run_threads(_metadata, h, 4);
 	halves_check(_metadata, h);
 	halves_free(h);
 	EXPECT_CARRIED(2 * size);
@@ -284,7 +288,7 @@ TEST_F(bulk, interrupted)
 	ASSERT_EQ(0, sigaction(SIGALRM, &sa, NULL));
 	halves_init(h, self->client, self->server, SEED, size);
 	ASSERT_EQ(0, setitimer(ITIMER_REAL, &tick, NULL));
-	run_threads(h, 4);
+	run_threads(_metadata, h, 4);
 	setitimer(ITIMER_REAL, &none, NULL);
 	halves_check(_metadata, h);
 	halves_free(h);

@@ -6,13 +6,16 @@
 
 . "$(dirname "$0")/common.sh"
 
-# The data segments of the capture $1 and where a direction is not contiguous.
+# Where a direction of the capture $1 is not contiguous. While tcpdump begins
+# and sets its filter, it loses packets.
 contiguous()
 {
-	tcpdump -r "$1" -nn -S -t 2>/dev/null | awk '
+	tcpdump -r "$1" -nn -S -tt 2>/dev/null | awk '
+		NR == 1 { begin = $1 }
+		$1 < begin + 0.3 { next }
 		match($0, /seq [0-9]+:[0-9]+/) {
 			split(substr($0, RSTART + 4, RLENGTH - 4), seq, ":")
-			from = $2
+			from = $3
 			if (from in next_seq && next_seq[from] != seq[1]) {
 				printf "%s went on at %s, not at %s\n",
 					from, seq[1], next_seq[from]
@@ -52,7 +55,6 @@ capture()
 
 	out=$TMP/tcpdump.log
 	: >"$out"
-	# No filter: while tcpdump sets one it loses packets. There are no others.
 	ip netns exec "$ns" tcpdump -i lo -U -w "$TMP/lo.pcap" -B 32768 \
 		2>"$out" &
 	dump=$!

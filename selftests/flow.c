@@ -221,7 +221,7 @@ TEST_F(flow, blocked_writer_wakes)
 static bool drain(struct __test_metadata *_metadata, int fd, uint64_t *pos)
 {
 	static char buf[CHUNK_MAX];
-	uint64_t end = *pos + (16 << 20);
+	uint64_t end = *pos + (8 << 20);
 	ssize_t n;
 
 	while (*pos < end) {
@@ -276,7 +276,7 @@ static uint64_t random_drain(struct __test_metadata *_metadata, int client,
 			late++;
 		}
 	}
-	EXPECT_GE(empty, rounds / 10);
+	EXPECT_GT(empty, 0);
 	EXPECT_LE(late, late_allowed(friends, rounds));
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	while (!half_over(&out) || half_done(&out) > pos) {
@@ -294,7 +294,7 @@ TEST_F(flow, random_drain)
 {
 	EXPECT_CARRIED(random_drain(_metadata, self->client, self->server,
 				    variant->friends,
-				    variant->friends ? scaled(60) : 10));
+				    variant->friends ? scaled(40) : 10));
 }
 
 TEST_F(flow, random_drain_64k_buffers)

@@ -20,9 +20,7 @@
 #include <inttypes.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sched.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "kselftest_harness.h"
@@ -475,6 +473,39 @@ static inline void halves_check(struct __test_metadata *_metadata,
 		EXPECT_EQ(h[i].done, h[i + 1].done);
 		EXPECT_EQ(-1, h[i + 1].wrong);
 	}
+}
+
+/* Wait for @n halves, and tell where they stand when they stand still. */
+static inline void halves_watch(struct __test_metadata *_metadata,
+				const struct half *h, int n)
+{
+	uint64_t seen = 0, since = now_ms(), done;
+	int i, live;
+
+	for (;;) {
+		for (i = 0, live = 0, done = 0; i < n; i++) {
+			live += !half_over(&h[i]);
+			done += half_done(&h[i]);
+		}
+		if (!live)
+			return;
+		if (done != seen) {
+			seen = done;
+			since = now_ms();
+		}
+		if (now_ms() - since > patience(10000))
+			break;
+		msleep(5);
+	}
+	for (i = 0; i < n; i++) {
+		if (half_over(&h[i]))
+			continue;
+		TH_LOG("half %d, %s, stands at %" PRIu64, i,
+		       h[i].out ? "a writer" : "a reader", half_done(&h[i]));
+		stream_print(stdout, "its end", h[i].fd);
+	}
+	friends_print();
+	ASSERT_EQ(0, live) TH_LOG("the connection stands still");
 }
 
 static inline void halves_free(struct half h[4])

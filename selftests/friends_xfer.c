@@ -9,13 +9,10 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <linux/sockios.h>
-#include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "stream.h"
@@ -202,29 +199,6 @@ static const char *const half_name[4] = {
 	"client writes", "client reads", "server writes", "server reads",
 };
 
-/* What an end of a stalled connection is waiting for. */
-static void print_end(const char *name, int fd)
-{
-	struct tcp_info info = {};
-	socklen_t len = sizeof(info);
-	int in = -1, out = -1, unsent = -1;
-
-	ioctl(fd, SIOCINQ, &in);
-	ioctl(fd, SIOCOUTQ, &out);
-	ioctl(fd, SIOCOUTQNSD, &unsent);
-	getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len);
-	fprintf(stderr,
-		"  %s: state %d, to read %d, unacked %d, unsent %d bytes;\n"
-		"  in flight %u, lost %u, send window %u, receive window %u;\n"
-		"  rto %u us, backoff %d, probes %d, retransmits %d;\n"
-		"  last sent %u, received %u, acked %u ms ago\n",
-		name, info.tcpi_state, in, out, unsent, info.tcpi_unacked,
-		info.tcpi_lost, info.tcpi_snd_wnd, info.tcpi_rcv_wnd,
-		info.tcpi_rto, info.tcpi_backoff, info.tcpi_probes,
-		info.tcpi_retransmits, info.tcpi_last_data_sent,
-		info.tcpi_last_data_recv, info.tcpi_last_ack_recv);
-}
-
 /* True while a half is not over; exits on a stall. */
 static bool watch_streams(void)
 {
@@ -250,8 +224,8 @@ static bool watch_streams(void)
 			fprintf(stderr,
 				"friends_xfer: stalled: connection %d, %s, at %"
 				PRIu64 "\n", i, half_name[k], done);
-			print_end("client", connections[i].client);
-			print_end("server", connections[i].server);
+			stream_print(stderr, "client", connections[i].client);
+			stream_print(stderr, "server", connections[i].server);
 			exit(3);
 		}
 	}

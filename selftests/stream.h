@@ -9,12 +9,17 @@
 #define _TCP_FRIENDS_STREAM_H
 
 #include <errno.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -305,6 +310,31 @@ static inline void halves_poll(struct half *h, unsigned int n)
 				half_step(&h[i], MSG_DONTWAIT);
 		}
 	}
+}
+
+/* What an end of a connection that stands still is waiting for. */
+static inline void stream_print(FILE *f, const char *name, int fd)
+{
+	struct tcp_info info = {};
+	socklen_t len = sizeof(info);
+	int in = -1, out = -1, unsent = -1;
+
+	ioctl(fd, SIOCINQ, &in);
+	ioctl(fd, SIOCOUTQ, &out);
+	ioctl(fd, SIOCOUTQNSD, &unsent);
+	getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len);
+	fprintf(f, "#   %s: state %d; bytes to read %d, unacked %d, unsent %d;",
+		name, info.tcpi_state, in, out, unsent);
+	fprintf(f, " segments in flight %u, lost %u;",
+		info.tcpi_unacked, info.tcpi_lost);
+	fprintf(f, " windows %u to send, %u to receive;",
+		info.tcpi_snd_wnd, info.tcpi_rcv_wnd);
+	fprintf(f, " rto %u us, backoff %d, probes %d, retransmits %d;",
+		info.tcpi_rto, info.tcpi_backoff, info.tcpi_probes,
+		info.tcpi_retransmits);
+	fprintf(f, " last sent %u, received %u, acked %u ms ago\n",
+		info.tcpi_last_data_sent, info.tcpi_last_data_recv,
+		info.tcpi_last_ack_recv);
 }
 
 #endif

@@ -6,7 +6,7 @@
 
 . "$(dirname "$0")/common.sh"
 
-ROUNDS=$(scaled 400)
+ROUNDS=$(scaled 200)
 
 setup_veth()
 {
@@ -102,7 +102,7 @@ segments()
 {
 	local i k ns now=() best=() before
 
-	for i in 1 2 3 4 5; do
+	for i in 1 2 3; do
 		now=()
 		before=()
 		for ns in "$a" "$b"; do

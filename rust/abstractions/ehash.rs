@@ -44,7 +44,14 @@ pub(crate) fn find_other_end(sock: &Sock, _rcu: Rcu<'_>) -> Option<ARef<Sock>> {
         if u32::from((*common).skc_family) == bindings::AF_INET6
             && !bindings::ipv6_addr_v4mapped(v6_daddr)
         {
-            V6::lookup(net, addr_of!((*common).skc_v6_rcv_saddr), sport, v6_daddr, hnum, dif)
+            V6::lookup(
+                net,
+                addr_of!((*common).skc_v6_rcv_saddr),
+                sport,
+                v6_daddr,
+                hnum,
+                dif,
+            )
         } else {
             let addrs = (*common).__bindgen_anon_1.__bindgen_anon_1;
             bindings::__inet_lookup_established(
@@ -115,8 +122,7 @@ pub(crate) fn for_each_established(net: &Net, mut f: impl FnMut(&Sock, Rcu<'_>))
 
     for slot in 0..=mask {
         // SAFETY: `slot` is within the table.
-        let first =
-            unsafe { addr_of!((*(*hashinfo).ehash.add(slot as usize)).chain.first) };
+        let first = unsafe { addr_of!((*(*hashinfo).ehash.add(slot as usize)).chain.first) };
         // SAFETY: A word that may change under us: a bucket that looks empty is passed over.
         if is_nulls(unsafe { first.read_volatile() }) {
             continue;

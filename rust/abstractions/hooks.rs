@@ -90,8 +90,14 @@ pub(crate) trait Hooks {
     ///
     /// `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`; `probe` if the caller
     /// wants a segment on the wire whatever happens.
-    fn xmit(sock: &Sock, caller: Caller<'_>, mss: u32, nonagle: u32, probe: bool, rcu: Rcu<'_>)
-        -> Xmit;
+    fn xmit(
+        sock: &Sock,
+        caller: Caller<'_>,
+        mss: u32,
+        nonagle: u32,
+        probe: bool,
+        rcu: Rcu<'_>,
+    ) -> Xmit;
 
     /// Data was read from `sock`, which has a friend.
     fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read;

@@ -233,9 +233,7 @@ impl Sock {
                 return false;
             }
             let bypass = |sock: &Sock| {
-                bindings::sock_common::skc_bypass_prot_mem_raw(addr_of!(
-                    (*sock.raw()).__sk_common
-                ))
+                bindings::sock_common::skc_bypass_prot_mem_raw(addr_of!((*sock.raw()).__sk_common))
             };
             bypass(self) == bypass(other)
         }
@@ -630,21 +628,13 @@ impl<'a> Tcp<'a> {
     /// or the cgroup's limit is reached.
     pub(super) fn rmem_schedule(&mut self, head: &Head<'_>) -> bool {
         // SAFETY: By the type invariants `sk_forward_alloc` is ours; the skb is only read.
-        unsafe {
-            bindings::sk_rmem_schedule(self.0.raw(), head.raw(), head.truesize() as i32)
-        }
+        unsafe { bindings::sk_rmem_schedule(self.0.raw(), head.raw(), head.truesize() as i32) }
     }
 
     /// The same for a fresh one.
     pub(crate) fn rmem_schedule_fresh(&mut self, skb: &Fresh<'_>) -> bool {
         // SAFETY: By the type invariants `sk_forward_alloc` is ours; the skb is only read.
-        unsafe {
-            bindings::sk_rmem_schedule(
-                self.0.raw(),
-                skb.raw(),
-                (*skb.raw()).truesize as i32,
-            )
-        }
+        unsafe { bindings::sk_rmem_schedule(self.0.raw(), skb.raw(), (*skb.raw()).truesize as i32) }
     }
 
     /// Whether writing must fail: an error is pending, or we are shut down.
@@ -696,9 +686,7 @@ impl<'a> Tcp<'a> {
     /// queues are empty.
     pub(crate) fn chrono_stop_busy(&mut self) {
         // SAFETY: By the type invariants the state is ours.
-        unsafe {
-            bindings::tcp_chrono_stop(self.0.raw(), bindings::tcp_chrono_TCP_CHRONO_BUSY)
-        };
+        unsafe { bindings::tcp_chrono_stop(self.0.raw(), bindings::tcp_chrono_TCP_CHRONO_BUSY) };
     }
 
     /// Lets TCP transmit what is left in the write queue, as after an ACK.
