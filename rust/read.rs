@@ -134,7 +134,7 @@ fn pull(
         }
         Stop::Wire(why) => {
             namespace.count_wire(why);
-            window::follow(&mut s, &mut p);
+            window::renew(&mut s, &mut p);
         }
         Stop::Empty | Stop::Held => window::follow(&mut s, &mut p),
     }

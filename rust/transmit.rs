@@ -152,6 +152,8 @@ fn locked(
                 member.waiting().store(true, Relaxed);
                 window::shut(s, &mut p);
                 namespace.count(Counter::Full, 1);
+            } else if let Stop::Wire(_) = moved.stop {
+                window::renew(s, &mut p);
             }
             if moved.skbs != 0 || moved.stop == Stop::Full {
                 p.data_ready();
@@ -175,6 +177,9 @@ fn locked(
                     s.set_snd_wnd(0);
                     namespace.count(Counter::Full, 1);
                 }
+            }
+            if let Stop::Wire(_) = moved.stop {
+                window::admit_fin(s);
             }
             Ok(moved)
         }

@@ -68,6 +68,28 @@ pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
     learn(s, wnd);
 }
 
+/// Before something takes the wire: the largest offer that `p` can make now.
+/// The caller has both to itself, and nothing is in flight.
+pub(crate) fn renew(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
+    let left = offered(p);
+    let new = p.select_window();
+
+    if new > left {
+        offer(p, new);
+    }
+    learn(s, new.max(left));
+    admit_fin(s);
+}
+
+/// A FIN without data is accepted by a receiver with no window, and so must not
+/// wait for one: nobody would tell of it who has read all and waits for the end
+/// of file. The caller has the sender to itself.
+pub(crate) fn admit_fin(s: &mut Tcp<'_>) {
+    if s.snd_wnd() == 0 && s.send_head().is_some_and(|head| head.len() == 0) {
+        s.set_snd_wnd(1);
+    }
+}
+
 /// `p` has no room: the window is shut on both sides. The caller has both to
 /// itself, and nothing is in flight, so that no segment can miss it.
 pub(crate) fn shut(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
