@@ -8,7 +8,7 @@
 #include "friends.h"
 
 #define SEED	0x62756c6bULL
-#define MIB	(1ULL << 20)
+#define MIB	1048576ULL
 
 CONNECTION_FIXTURE(bulk);
 
@@ -61,24 +61,26 @@ static void *poll_thread(void *arg)
 TEST_F(bulk, nonblocking)
 {
 	uint64_t size = scaled(16 * MIB);
-	struct half h[4], tmp;
-	pthread_t client, server;
+	struct half h[4], end[2][2];
+	pthread_t thread[2];
+	int i;
 
 	halves_init(h, self->client, self->server, SEED, size);
-	/* Both halves of an end beside each other: a thread polls an end. */
-	tmp = h[3];
-	h[3] = h[2];
-	h[2] = h[1];
-	h[1] = tmp;
-	ASSERT_EQ(0, pthread_create(&client, NULL, poll_thread, &h[0]));
-	ASSERT_EQ(0, pthread_create(&server, NULL, poll_thread, &h[2]));
-	halves_watch(_metadata, h, 4);
-	pthread_join(client, NULL);
-	pthread_join(server, NULL);
-	tmp = h[1];
-	h[1] = h[2];
-	h[2] = h[3];
-	h[3] = tmp;
+	/* A thread polls both halves of an end. */
+	end[0][0] = h[0];
+	end[0][1] = h[3];
+	end[1][0] = h[2];
+	end[1][1] = h[1];
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&thread[i], NULL, poll_thread,
+					    end[i]));
+	halves_watch(_metadata, end[0], 4);
+	for (i = 0; i < 2; i++)
+		pthread_join(thread[i], NULL);
+	h[0] = end[0][0];
+	h[3] = end[0][1];
+	h[2] = end[1][0];
+	h[1] = end[1][1];
 	halves_check(_metadata, h);
 	halves_free(h);
 	EXPECT_CARRIED(2 * size);
@@ -150,7 +152,7 @@ TEST_F(bulk, changing_buffers)
 		value = 2048 << prng(&state) % 10;
 		set_int(_metadata, fd, SOL_SOCKET,
 			prng(&state) % 2 ? SO_SNDBUF : SO_RCVBUF, value);
-		msleep(1);
+		sleep_ms(1);
 	}
 	for (i = 0; i < 4; i++)
 		half_join(&h[i]);
@@ -380,4 +382,7 @@ TEST_F(bulk, ping_pong)
 	EXPECT_CARRIED(2 * pos);
 }
 
-FRIENDS_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	return friends_main(argc, argv);
+}

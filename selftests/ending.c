@@ -6,7 +6,7 @@
 #include "friends.h"
 
 #define SEED	0x656e64ULL
-#define MIB	(1ULL << 20)
+#define MIB	1048576ULL
 
 CONNECTION_FIXTURE(ending);
 
@@ -167,7 +167,7 @@ TEST_F(ending, reset_of_blocked_writer)
 
 	half_init(&out, self->client, true, SEED, ENDLESS);
 	half_start(&out);
-	msleep(100);
+	sleep_ms(100);
 	EXPECT_FALSE(half_over(&out));
 	close(self->server);
 	self->server = -1;
@@ -257,7 +257,7 @@ static void time_wait(struct __test_metadata *_metadata, int first, int second)
 	expect_eof(_metadata, second);
 	close(second);
 	while (!in_time_wait(port) && now_ms() < end)
-		msleep(1);
+		sleep_ms(1);
 	EXPECT_EQ(1, in_time_wait(port));
 	EXPECT_EQ(0, in_time_wait(other));
 }
@@ -321,11 +321,11 @@ static uint64_t write_close(struct __test_metadata *_metadata, enum ends ends,
 		ASSERT_EQ(0, pthread_create(&thread, NULL, write_and_close,
 					    &w));
 		if (i % 3 == 0)
-			msleep(prng(&state) % 4);
+			sleep_ms(prng(&state) % 4);
 		server = accept(listener, NULL, NULL);
 		ASSERT_GE(server, 0);
 		if (i % 3 == 1)
-			msleep(prng(&state) % 4);
+			sleep_ms(prng(&state) % 4);
 		recv_pattern(_metadata, server, w.size, 0, w.size);
 		expect_eof(_metadata, server);
 		close(server);
@@ -363,7 +363,7 @@ TEST_F(ending, write_and_exit)
 	close(self->client);
 	self->client = -1;
 	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
-	msleep(20);
+	sleep_ms(20);
 	half_init(&in, self->server, false, SEED, ENDLESS);
 	half_thread(&in);
 	EXPECT_EQ(0, in.err);
@@ -402,8 +402,8 @@ TEST_F(ending, killed_writer)
 	half_init(&in, self->server, false, SEED, ENDLESS);
 	half_start(&in);
 	while (half_done(&in) < scaled(4 * MIB) && !half_over(&in))
-		msleep(1);
-	msleep(prng(&state) % 10);
+		sleep_ms(1);
+	sleep_ms(prng(&state) % 10);
 	kill(pid, SIGKILL);
 	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
 	half_join(&in);
@@ -424,7 +424,7 @@ TEST_F(ending, killed_reader)
 	half_init(&out, self->server, true, SEED, ENDLESS);
 	half_start(&out);
 	while (half_done(&out) < scaled(4 * MIB) && !half_over(&out))
-		msleep(1);
+		sleep_ms(1);
 	kill(pid, SIGKILL);
 	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
 	half_join(&out);
@@ -461,4 +461,7 @@ TEST_F(ending, disconnected)
 	EXPECT_CARRIED(2000);
 }
 
-FRIENDS_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	return friends_main(argc, argv);
+}

@@ -188,13 +188,13 @@ TEST_F(flow, blocked_writer_wakes)
 		end = fill(_metadata, self->client, SEED, pos, 16384, 5);
 		b = (struct blocked){ .fd = self->client, .pos = end };
 		ASSERT_EQ(0, pthread_create(&thread, NULL, blocked_write, &b));
-		msleep(prng(&state) % 10);
+		sleep_ms(prng(&state) % 10);
 		/* In one piece, or a little first. */
 		if (prng(&state) % 2) {
 			piece = random_size(&state, end - pos);
 			recv_pattern(_metadata, self->server, SEED, pos, piece);
 			pos += piece;
-			msleep(prng(&state) % 5);
+			sleep_ms(prng(&state) % 5);
 		}
 		if (pos < end)
 			recv_pattern(_metadata, self->server, SEED, pos,
@@ -257,13 +257,13 @@ static uint64_t random_drain(struct __test_metadata *_metadata, int client,
 	out.shut = true;
 	half_start(&out);
 	for (i = 0; i < rounds; i++) {
-		msleep(prng(&state) % 15);
+		sleep_ms(prng(&state) % 15);
 		/* Sometimes a little, so that the window may stay shut. */
 		if (prng(&state) % 2) {
 			len = random_size(&state, 20000);
 			recv_pattern(_metadata, server, SEED, pos, len);
 			pos += len;
-			msleep(prng(&state) % 5);
+			sleep_ms(prng(&state) % 5);
 		}
 		if (!drain(_metadata, server, &pos))
 			continue;
@@ -358,4 +358,7 @@ TEST_F(flow, user_timeout)
 	EXPECT_CARRIED_ANY();
 }
 
-FRIENDS_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	return friends_main(argc, argv);
+}

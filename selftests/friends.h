@@ -108,7 +108,7 @@ static inline uint64_t friends_stat_becomes(const char *name, uint64_t want)
 	uint64_t end = now_ms() + patience(1000), value;
 
 	while ((value = friends_stat(name)) != want && now_ms() < end)
-		msleep(1);
+		sleep_ms(1);
 	return value;
 }
 
@@ -152,7 +152,7 @@ static inline void expect_carried(struct __test_metadata *_metadata,
 	w->told = true;
 	while ((carried = friends_stat("bytes") - w->bytes) < least &&
 	       now_ms() < end)
-		msleep(1);
+		sleep_ms(1);
 	if (carried < least) {
 		TH_LOG("vacuous: friends carried %" PRIu64 " of %" PRIu64
 		       " bytes; the counters:", carried, sent);
@@ -323,11 +323,6 @@ static inline void abort_connection(int fd)
  * self->server, over {IPv4, IPv6, IPv4 to a dual-stack listener} x {wire,
  * friends}. A test that has closed an end sets it to -1.
  */
-#define CONNECTION_VARIANT(name, vname, _ends, _friends)		\
-	FIXTURE_VARIANT_ADD(name, vname) {				\
-		.ends = _ends, .friends = _friends,			\
-	}
-
 #define CONNECTION_FIXTURE(name)					\
 	FIXTURE(name) {							\
 		int client;						\
@@ -338,12 +333,18 @@ static inline void abort_connection(int fd)
 		enum ends ends;						\
 		bool friends;						\
 	};								\
-	CONNECTION_VARIANT(name, ipv4_wire, IPV4, false);		\
-	CONNECTION_VARIANT(name, ipv4_friends, IPV4, true);		\
-	CONNECTION_VARIANT(name, ipv6_wire, IPV6, false);		\
-	CONNECTION_VARIANT(name, ipv6_friends, IPV6, true);		\
-	CONNECTION_VARIANT(name, mapped_wire, MAPPED, false);		\
-	CONNECTION_VARIANT(name, mapped_friends, MAPPED, true);		\
+	FIXTURE_VARIANT_ADD(name, ipv4_wire)				\
+		{ .ends = IPV4 };					\
+	FIXTURE_VARIANT_ADD(name, ipv4_friends)				\
+		{ .ends = IPV4, .friends = true };			\
+	FIXTURE_VARIANT_ADD(name, ipv6_wire)				\
+		{ .ends = IPV6 };					\
+	FIXTURE_VARIANT_ADD(name, ipv6_friends)				\
+		{ .ends = IPV6, .friends = true };			\
+	FIXTURE_VARIANT_ADD(name, mapped_wire)				\
+		{ .ends = MAPPED };					\
+	FIXTURE_VARIANT_ADD(name, mapped_friends)			\
+		{ .ends = MAPPED, .friends = true };			\
 	FIXTURE_SETUP(name)						\
 	{								\
 		connection_setup(_metadata, variant->ends,		\
@@ -459,6 +460,10 @@ static inline void halves_init(struct half h[4], int client, int server,
 	half_init(&h[1], server, false, seed, size);
 	half_init(&h[2], server, true, mix(seed), size);
 	half_init(&h[3], client, false, mix(seed), size);
+	h[0].peer = server;
+	h[1].peer = client;
+	h[2].peer = client;
+	h[3].peer = server;
 }
 
 static inline void halves_check(struct __test_metadata *_metadata,
@@ -495,14 +500,15 @@ static inline void halves_watch(struct __test_metadata *_metadata,
 		}
 		if (now_ms() - since > patience(10000))
 			break;
-		msleep(5);
+		sleep_ms(5);
 	}
 	for (i = 0; i < n; i++) {
 		if (half_over(&h[i]))
 			continue;
 		TH_LOG("half %d, %s, stands at %" PRIu64, i,
 		       h[i].out ? "a writer" : "a reader", half_done(&h[i]));
-		stream_print(stdout, "its end", h[i].fd);
+		stream_print(stdout, "this end", h[i].fd);
+		stream_print(stdout, "the other", h[i].peer);
 	}
 	friends_print();
 	ASSERT_EQ(0, live) TH_LOG("the connection stands still");
@@ -576,11 +582,5 @@ static inline int friends_main(int argc, char **argv)
 		return test_harness_run(argc, argv);
 	return test_harness_run(n, args);
 }
-
-#define FRIENDS_HARNESS_MAIN						\
-	int main(int argc, char **argv)					\
-	{								\
-		return friends_main(argc, argv);			\
-	}
 
 #endif

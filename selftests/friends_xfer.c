@@ -269,7 +269,7 @@ static int run_streams(void)
 	for (i = 0; i < opt.connections; i++)
 		start_streams(&connections[i], i);
 	while (watch_streams())
-		msleep(5);
+		sleep_ms(5);
 	for (i = 0; i < opt.connections; i++) {
 		struct connection *c = &connections[i];
 
@@ -342,7 +342,7 @@ static int run_rounds(void)
 		pos += opt.request;
 		done++;
 		if (opt.pause)
-			msleep(opt.pause);
+			sleep_ms(opt.pause);
 	}
 	for (i = 0; i < opt.connections; i++) {
 		struct connection *c = &connections[i];

@@ -67,9 +67,9 @@ static bool add_device(struct __test_metadata *_metadata)
 {
 	if (system("ip link add dummy0 type dummy 2>/dev/null"))
 		SKIP(return false, "this kernel has no dummy devices");
-	ASSERT_EQ(0, system("ip addr add 192.0.2.1/24 dev dummy0 &&"
-			    "ip addr add 2001:db8::1/64 dev dummy0 nodad &&"
-			    "ip link set dummy0 up"));
+	ASSERT_EQ(0, system("ip address add 192.0.2.1/24 dev dummy0"));
+	ASSERT_EQ(0, system("ip address add 2001:db8::1/64 dev dummy0 nodad"));
+	ASSERT_EQ(0, system("ip link set dummy0 up"));
 	return true;
 }
 
@@ -131,7 +131,7 @@ TEST_F(pairing, written_before_accept)
 				  variant->connect, port_of(self->listener),
 				  NULL);
 	send_pattern(_metadata, self->client, SEED, 0, len, 0);
-	msleep(10);
+	sleep_ms(10);
 	send_pattern(_metadata, self->client, SEED, len, len, 0);
 	self->server = accept(self->listener, NULL, NULL);
 	ASSERT_GE(self->server, 0);
@@ -150,10 +150,20 @@ FIXTURE_VARIANT(rules) {
 	bool friends;
 };
 
-CONNECTION_VARIANT(rules, ipv4_wire, IPV4, false);
-CONNECTION_VARIANT(rules, ipv4_friends, IPV4, true);
-CONNECTION_VARIANT(rules, ipv6_wire, IPV6, false);
-CONNECTION_VARIANT(rules, ipv6_friends, IPV6, true);
+FIXTURE_VARIANT_ADD(rules, ipv4_wire) {
+	.ends = IPV4,
+};
+FIXTURE_VARIANT_ADD(rules, ipv4_friends) {
+	.ends = IPV4,
+	.friends = true,
+};
+FIXTURE_VARIANT_ADD(rules, ipv6_wire) {
+	.ends = IPV6,
+};
+FIXTURE_VARIANT_ADD(rules, ipv6_friends) {
+	.ends = IPV6,
+	.friends = true,
+};
 
 FIXTURE_SETUP(rules)
 {
@@ -459,4 +469,7 @@ TEST_F(sysctl, counters)
 	EXPECT_EQ(0xfU, seen);
 }
 
-FRIENDS_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	return friends_main(argc, argv);
+}

@@ -23,7 +23,7 @@ static void expect_state(struct __test_metadata *_metadata, int fd, int want)
 		state = wait_for(fd, ALL_EVENTS, 0);
 		if (state == want)
 			return;
-		msleep(1);
+		sleep_ms(1);
 	} while (now_ms() < end);
 	EXPECT_EQ(want, state);
 }
@@ -315,7 +315,7 @@ TEST_F(poll, wakes_every_time)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, echo, &self->server));
 	for (i = 0; i < n; i++) {
 		if (i % 50 == 0)
-			msleep(prng(&state) % 3);
+			sleep_ms(prng(&state) % 3);
 		start = now_ms();
 		send_pattern(_metadata, self->client, SEED, i * 10, 10, 0);
 		ASSERT_EQ(POLLIN, wait_for(self->client, POLLIN, 20000))
@@ -332,4 +332,7 @@ TEST_F(poll, wakes_every_time)
 	EXPECT_CARRIED(20ULL * n);
 }
 
-FRIENDS_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	return friends_main(argc, argv);
+}

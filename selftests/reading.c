@@ -19,7 +19,7 @@ static void expect_readable(struct __test_metadata *_metadata, int fd, int len)
 		ASSERT_EQ(0, ioctl(fd, SIOCINQ, &n));
 		if (n == len)
 			return;
-		msleep(1);
+		sleep_ms(1);
 	} while (now_ms() < end);
 	EXPECT_EQ(len, n);
 }
@@ -131,7 +131,7 @@ static void *slow_sender(void *arg)
 	int i;
 
 	for (i = 0; i < s->count; i++) {
-		msleep(20);
+		sleep_ms(20);
 		pattern_fill(buf, s->len, SEED, i * s->len);
 		if (send(s->fd, buf, s->len, MSG_NOSIGNAL) != (ssize_t)s->len)
 			break;
@@ -369,4 +369,7 @@ TEST_F(reading, two_readers)
 	EXPECT_CARRIED(20000);
 }
 
-FRIENDS_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	return friends_main(argc, argv);
+}

@@ -260,7 +260,7 @@ TEST_F(splice, zerocopy)
 		end = now_ms() + patience(2000);
 		while (next <= i && now_ms() < end) {
 			if (completion(self->client, &lo, &hi)) {
-				msleep(1);
+				sleep_ms(1);
 				continue;
 			}
 			EXPECT_EQ(next, lo);
@@ -274,4 +274,7 @@ TEST_F(splice, zerocopy)
 	EXPECT_CARRIED_ANY();
 }
 
-FRIENDS_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	return friends_main(argc, argv);
+}

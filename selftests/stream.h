@@ -23,7 +23,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#define CHUNK_MAX	(1 << 20)
+#define CHUNK_MAX	1048576
 #define ENDLESS		UINT64_MAX
 #define GOLDEN_RATIO	0x9e3779b97f4a7c15ULL
 
@@ -58,7 +58,7 @@ static inline uint64_t now_ms(void)
 	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
 }
 
-static inline void msleep(unsigned int ms)
+static inline void sleep_ms(unsigned int ms)
 {
 	struct timespec ts = { ms / 1000, ms % 1000 * 1000000L };
 
@@ -123,6 +123,7 @@ static inline ssize_t pattern_check(const void *from, size_t len, uint64_t seed,
  */
 struct half {
 	int fd;
+	int peer;		/* the other end, if it is ours, for messages */
 	bool out;		/* writes, else reads */
 	bool shut;		/* a writer ends with SHUT_WR */
 	uint64_t seed;
@@ -147,6 +148,7 @@ static inline void half_init(struct half *h, int fd, bool out, uint64_t seed,
 {
 	memset(h, 0, sizeof(*h));
 	h->fd = fd;
+	h->peer = -1;
 	h->out = out;
 	h->seed = seed;
 	h->size = size;

@@ -10,7 +10,7 @@
 #include "friends.h"
 
 #define SEED	0x73776974ULL
-#define MIB	(1ULL << 20)
+#define MIB	1048576ULL
 
 FIXTURE(switching) {
 	int client;
@@ -23,17 +23,27 @@ FIXTURE_VARIANT(switching) {
 	bool module;
 };
 
-#define SWITCHING_VARIANT(name, _ends, _module)				\
-	FIXTURE_VARIANT_ADD(switching, name) {				\
-		.ends = _ends, .module = _module,			\
-	}
-
-SWITCHING_VARIANT(ipv4_sysctl, IPV4, false);
-SWITCHING_VARIANT(ipv4_module, IPV4, true);
-SWITCHING_VARIANT(ipv6_sysctl, IPV6, false);
-SWITCHING_VARIANT(ipv6_module, IPV6, true);
-SWITCHING_VARIANT(mapped_sysctl, MAPPED, false);
-SWITCHING_VARIANT(mapped_module, MAPPED, true);
+FIXTURE_VARIANT_ADD(switching, ipv4_sysctl) {
+	.ends = IPV4,
+};
+FIXTURE_VARIANT_ADD(switching, ipv4_module) {
+	.ends = IPV4,
+	.module = true,
+};
+FIXTURE_VARIANT_ADD(switching, ipv6_sysctl) {
+	.ends = IPV6,
+};
+FIXTURE_VARIANT_ADD(switching, ipv6_module) {
+	.ends = IPV6,
+	.module = true,
+};
+FIXTURE_VARIANT_ADD(switching, mapped_sysctl) {
+	.ends = MAPPED,
+};
+FIXTURE_VARIANT_ADD(switching, mapped_module) {
+	.ends = MAPPED,
+	.module = true,
+};
 
 FIXTURE_SETUP(switching)
 {
@@ -117,7 +127,7 @@ static void progress(struct __test_metadata *_metadata, struct half h[4],
 
 	while ((half_done(&h[1]) < a || half_done(&h[3]) < b) &&
 	       now_ms() < end)
-		msleep(1);
+		sleep_ms(1);
 	ASSERT_GE(half_done(&h[1]), a);
 	ASSERT_GE(half_done(&h[3]), b);
 }
@@ -256,10 +266,10 @@ TEST_F(switching, with_blocked_writer)
 	half_init(&out, self->client, true, SEED, 8 * MIB);
 	half_init(&in, self->server, false, SEED, 8 * MIB);
 	half_start(&out);
-	msleep(100);
+	sleep_ms(100);
 	EXPECT_FALSE(half_over(&out));
 	PART();
-	msleep(20);
+	sleep_ms(20);
 	half_start(&in);
 	half_join(&in);
 	half_join(&out);
@@ -280,7 +290,7 @@ TEST_F(switching, with_blocked_reader)
 
 	half_init(&in, self->server, false, SEED, 1000);
 	half_start(&in);
-	msleep(50);
+	sleep_ms(50);
 	PART();
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	half_join(&in);
@@ -412,4 +422,7 @@ TEST_F(switching, while_others_come_and_go)
 	EXPECT_CARRIED_ANY();
 }
 
-FRIENDS_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	return friends_main(argc, argv);
+}

@@ -45,7 +45,7 @@ static void settle(struct __test_metadata *_metadata, int fd, int len)
 		/* This stops at the mark, so it cannot see all. */
 		ASSERT_EQ(0, ioctl(fd, SIOCINQ, &n));
 	} while (n < len && now_ms() < end);
-	msleep(QUIET);
+	sleep_ms(QUIET);
 }
 
 TEST_F(urgent, out_of_line)
@@ -106,7 +106,7 @@ TEST_F(urgent, twice)
 	send_text(_metadata, self->client, "ab", MSG_OOB);
 	settle(_metadata, self->server, 1);
 	send_text(_metadata, self->client, "cd", MSG_OOB);
-	msleep(QUIET);
+	sleep_ms(QUIET);
 	EXPECT_EQ(1, recv(self->server, &c, 1, MSG_OOB));
 	EXPECT_EQ('d', c);
 	EXPECT_CARRIED_ANY();
@@ -169,4 +169,7 @@ TEST_F(urgent, and_back_to_normal)
 	EXPECT_CARRIED(2 * size);
 }
 
-FRIENDS_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	return friends_main(argc, argv);
+}
