@@ -215,8 +215,8 @@ TEST_F(flow, blocked_writer_wakes)
 }
 
 /*
- * Read until there is nothing, or until more was read than may have been there
- * at first: then the writer keeps up, and this tells nothing. True when empty.
+ * Read until there is nothing, or until so much was read that the writer must
+ * be keeping up: then this tells nothing. True when empty.
  */
 static bool drain(struct __test_metadata *_metadata, int fd, uint64_t *pos)
 {
@@ -239,9 +239,10 @@ static bool drain(struct __test_metadata *_metadata, int fd, uint64_t *pos)
 }
 
 /*
- * A writer that always has more, and a reader that sleeps and drains at
- * random. Whenever the reader has emptied its queue there is room everywhere,
- * so more must come at once.
+ * A writer that always has more (but for a rest now and then, or it might keep
+ * up with any reader), and a reader that sleeps and drains at random. Whenever
+ * the reader has emptied its queue there is room everywhere, so more must come
+ * at once.
  */
 static uint64_t random_drain(struct __test_metadata *_metadata, int client,
 			     int server, bool friends, int rounds)
@@ -255,6 +256,7 @@ static uint64_t random_drain(struct __test_metadata *_metadata, int client,
 	half_init(&out, client, true, SEED, ENDLESS);
 	out.stop = &stop;
 	out.shut = true;
+	out.pause = 8;
 	half_start(&out);
 	for (i = 0; i < rounds; i++) {
 		sleep_ms(prng(&state) % 15);

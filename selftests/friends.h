@@ -112,17 +112,39 @@ static inline uint64_t friends_stat_becomes(const char *name, uint64_t want)
 	return value;
 }
 
-/* Why bytes took the wire, for whoever reads a failure. */
+/* Every counter that is not 0, for whoever reads a failure. */
 static inline void friends_print(void)
 {
-	FILE *f = fopen(FRIENDS_PROC, "r");
-	char line[128];
+	static char names[8192], values[8192];
+	char line[128], *name, *value, *n, *v;
+	uint64_t number;
+	FILE *f;
 
-	if (!f)
-		return;
-	while (fgets(line, sizeof(line), f))
-		printf("#   %s", line);
-	fclose(f);
+	f = fopen(FRIENDS_PROC, "r");
+	while (f && fscanf(f, "%63s %" SCNu64, line, &number) == 2) {
+		if (number)
+			printf("#   %s %" PRIu64 "\n", line, number);
+	}
+	if (f)
+		fclose(f);
+
+	f = fopen("/proc/thread-self/net/netstat", "r");
+	while (f && fgets(names, sizeof(names), f) &&
+	       fgets(values, sizeof(values), f)) {
+		name = strtok_r(names, " \n", &n);
+		value = strtok_r(values, " \n", &v);
+		if (!name || strcmp(name, "TcpExt:"))
+			continue;
+		printf("#  ");
+		while ((name = strtok_r(NULL, " \n", &n)) &&
+		       (value = strtok_r(NULL, " \n", &v))) {
+			if (strcmp(value, "0"))
+				printf(" %s %s", name, value);
+		}
+		printf("\n");
+	}
+	if (f)
+		fclose(f);
 }
 
 struct witness {

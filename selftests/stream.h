@@ -130,6 +130,7 @@ struct half {
 	uint64_t size;		/* a writer that is ENDLESS ends with *stop, */
 	const bool *stop;	/* a reader that is ENDLESS with the stream */
 	size_t chunk;		/* the largest write or read, CHUNK_MAX at most */
+	unsigned int pause;	/* a writer sleeps after one in so many writes */
 
 	uint64_t done;
 	int64_t wrong;		/* position of the first wrong byte, or -1 */
@@ -224,6 +225,8 @@ static inline void half_write(struct half *h, int flags)
 	half_advance(h, n);
 	if (h->done == h->size)
 		half_end(h);
+	else if (h->pause && !(prng(&h->state) % h->pause))
+		sleep_ms(1);
 }
 
 static inline void half_read(struct half *h, int flags)

@@ -148,9 +148,9 @@ impl<T: Hooks> Adapter<T> {
         let caller = unsafe { Caller::new(sock) };
         // push_one is 2 for a tail loss probe.
         match T::xmit(sock, caller, mss_now, nonagle as u32, push_one == 2, rcu) {
-            Xmit::Wire => bindings::TCP_FRIENDS_WIRE,
-            Xmit::Done => bindings::TCP_FRIENDS_DONE,
-            Xmit::Pending => bindings::TCP_FRIENDS_PENDING,
+            Xmit::Wire => bindings::TCP_FRIENDS_WIRE as i32,
+            Xmit::Done => bindings::TCP_FRIENDS_DONE as i32,
+            Xmit::Pending => bindings::TCP_FRIENDS_PENDING as i32,
         }
     }
 
@@ -161,12 +161,11 @@ impl<T: Hooks> Adapter<T> {
         // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
         // SAFETY: `__tcp_cleanup_rbuf()` runs with the socket locked.
-        let answer = match T::read(sock, unsafe { Caller::new(sock) }, rcu) {
-            Read::Tcp => bindings::TCP_FRIENDS_READ_TCP,
-            Read::Done => bindings::TCP_FRIENDS_READ_DONE,
-            Read::Ack => bindings::TCP_FRIENDS_READ_ACK,
-        };
-        answer as i32
+        match T::read(sock, unsafe { Caller::new(sock) }, rcu) {
+            Read::Tcp => bindings::TCP_FRIENDS_READ_TCP as i32,
+            Read::Done => bindings::TCP_FRIENDS_READ_DONE as i32,
+            Read::Ack => bindings::TCP_FRIENDS_READ_ACK as i32,
+        }
     }
 
     /// # Safety
