@@ -13,7 +13,7 @@ help:
 	@echo '  bench          the whole comparison, into build/bench.json'
 	@echo
 	@echo '  shell          a root shell in a guest with the module loaded'
-	@echo '  test-debug     the selftests on the debug kernel (not in CI yet)'
+	@echo '  test-debug     the selftests on a kernel with KASAN, lockdep, kmemleak'
 	@echo '  modules        the module for your own patched kernel: KDIR=<built tree>'
 	@echo '  root           the build root (Debian 13: toolchain, qemu, userland)'
 	@echo '  kernel         the patched kernel'

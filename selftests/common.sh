@@ -119,13 +119,13 @@ stat_is()
 	[ "$(friends_stat "$1" "$2")" -eq "$3" ]
 }
 
-# tcp_stat NS NAME: a column of Tcp: in /proc/net/snmp.
+# tcp_stat NS NAME[|NAME]...: columns of Tcp: in /proc/net/snmp, in its order.
 tcp_stat()
 {
-	ip netns exec "$1" awk -v name="$2" '
+	ip netns exec "$1" awk -v names="^($2)\$" '
 		$1 != "Tcp:" { next }
-		!column { for (i = 2; i <= NF; i++) if ($i == name) column = i; next }
-		{ print $column }' /proc/net/snmp
+		!n { while (++i <= NF) if ($i ~ names) column[++n] = i; next }
+		{ for (i = 1; i <= n; i++) print $column[i] }' /proc/net/snmp
 }
 
 segments_at_least()

@@ -7,7 +7,7 @@
 
 . "$(dirname "$0")/common.sh"
 
-ROUNDS=${1:-${FRIENDS_ROUNDS:-$(slow && echo 3 || echo 10)}}
+ROUNDS=${1:-${FRIENDS_ROUNDS:-$(slow && echo 3 || echo 5)}}
 
 # A moment of random length, up to $1 ms.
 moment()
@@ -109,9 +109,7 @@ rounds()
 	# 100 sockets of 2 KiB a round would be ten times this.
 	busywait "$(patience 5000)" at_most slab $((slab_before + 8192 + 20 * ROUNDS))
 	check_err $? "$(slab) KiB of slab, $slab_before before"
-	log_info "$ROUNDS rounds: sockets $sockets_before -> $(sockets)," \
-		"TCP pages $pages_before -> $(pages)," \
-		"slab $slab_before -> $(slab) KiB"
+	log_info "$ROUNDS rounds: sockets $sockets_before -> $(sockets), TCP pages $pages_before -> $(pages), slab $slab_before -> $(slab) KiB"
 }
 
 # On the debug kernel kmemleak looks for what nobody points to.

@@ -6,7 +6,7 @@
 
 . "$(dirname "$0")/common.sh"
 
-ROUNDS=$(scaled 200)
+ROUNDS=$(scaled 100)
 
 setup_veth()
 {
@@ -96,22 +96,26 @@ one_side_on()
 	no_friends
 }
 
+# Segments in and out so far at both ends.
+segments_now()
+{
+	local ns
+
+	for ns in "$a" "$b"; do
+		tcp_stat "$ns" 'InSegs|OutSegs'
+	done
+}
+
 # Segments in and out at both ends, of $ROUNDS requests and responses. A busy
 # machine brings delayed ACKs into it: the least of some runs tells.
 segments()
 {
-	local i k ns now=() best=() before
+	local i k now=() best=() before=()
 
 	for i in 1 2 3; do
-		now=()
-		before=()
-		for ns in "$a" "$b"; do
-			before+=("$(tcp_stat "$ns" InSegs)" "$(tcp_stat "$ns" OutSegs)")
-		done
+		mapfile -t before < <(segments_now)
 		between -r "$ROUNDS" -z 100 "$@" || return
-		for ns in "$a" "$b"; do
-			now+=("$(tcp_stat "$ns" InSegs)" "$(tcp_stat "$ns" OutSegs)")
-		done
+		mapfile -t now < <(segments_now)
 		for k in 0 1 2 3; do
 			now[k]=$((now[k] - before[k]))
 			[ "$i" = 1 ] || [ "${now[k]}" -lt "${best[k]}" ] &&
