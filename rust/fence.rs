@@ -86,6 +86,11 @@ pub(crate) fn skb(head: &Head<'_>) -> Fence {
     unless(head.wants_timestamp(), Wire::Timestamp)
 }
 
+/// Whether this skb is the stream's last bytes and its end.
+pub(crate) fn is_data_and_fin(head: &Head<'_>) -> bool {
+    head.tcp_flags() & FIN != 0 && head.len() != 0
+}
+
 /// Whether a receiver takes one more skb: it does until what it holds fills its
 /// buffer, as TCP does for segments in its window (`tcp_can_ingest()`).
 ///

@@ -149,7 +149,7 @@ impl<'a> Head<'a> {
         unsafe { bindings::tcp_friends_own_pages(self.sock.raw(), self.raw()) == 0 }
     }
 
-    /// Cuts it so that it holds `len` bytes; the rest follows as a new skb.
+    /// Cuts it so that it holds `len` bytes; the rest, at least a FIN, follows as a new skb.
     ///
     /// Returns whether there was memory for that.
     pub(crate) fn cut(&mut self, len: u32, mss: u32) -> bool {
