@@ -29,6 +29,8 @@
 #define FRIENDS_PROC	"/proc/thread-self/net/tcp_friends"
 #define FRIENDS_SYSCTL	"/proc/sys/net/ipv4/tcp_friends"
 
+#define TALK_SEED	0x74616c6bULL
+
 /* Longer than any scheduling delay, shorter than a probe or a delayed ACK. */
 #define AT_ONCE		150
 /* Longer than it takes whatever is on its way to arrive. */
@@ -147,6 +149,32 @@ static inline void friends_print(void)
 		fclose(f);
 }
 
+/* The counter @name of TcpExt in this namespace; 0 where there is none. */
+static inline uint64_t tcp_ext(const char *name)
+{
+	static char names[8192], values[8192];
+	char *key, *value, *k, *v;
+	uint64_t found = 0;
+	FILE *f;
+
+	f = fopen("/proc/thread-self/net/netstat", "r");
+	while (f && fgets(names, sizeof(names), f) &&
+	       fgets(values, sizeof(values), f)) {
+		key = strtok_r(names, " \n", &k);
+		value = strtok_r(values, " \n", &v);
+		if (!key || strcmp(key, "TcpExt:"))
+			continue;
+		while ((key = strtok_r(NULL, " \n", &k)) &&
+		       (value = strtok_r(NULL, " \n", &v))) {
+			if (!strcmp(key, name))
+				found = strtoull(value, NULL, 10);
+		}
+	}
+	if (f)
+		fclose(f);
+	return found;
+}
+
 struct witness {
 	bool friends;
 	bool told;
@@ -219,6 +247,17 @@ static inline bool enter_netns(struct __test_metadata *_metadata, bool friends)
 }
 
 enum ends { IPV4, IPV6, MAPPED };
+
+/* Of the client. */
+static inline const char *localhost(enum ends ends)
+{
+	return ends == IPV6 ? "::1" : "127.0.0.1";
+}
+
+static inline int family_of(enum ends ends)
+{
+	return ends == IPV6 ? AF_INET6 : AF_INET;
+}
 
 union address {
 	struct sockaddr sa;
@@ -310,11 +349,8 @@ static inline int listener_for(struct __test_metadata *_metadata,
 static inline int client_for(struct __test_metadata *_metadata, enum ends ends,
 			     int listener, const struct connect_options *o)
 {
-	int port = port_of(listener);
-
-	if (ends == IPV6)
-		return connect_to(_metadata, AF_INET6, "::1", port, o);
-	return connect_to(_metadata, AF_INET, "127.0.0.1", port, o);
+	return connect_to(_metadata, family_of(ends), localhost(ends),
+			  port_of(listener), o);
 }
 
 /* With @o, the buffers of both ends are set before the handshake. */
@@ -462,6 +498,17 @@ static inline void recv_pattern(struct __test_metadata *_metadata, int fd,
 	}
 	ASSERT_EQ(-1, pattern_check(buf, len, seed, pos));
 	free(buf);
+}
+
+/* Send a little both ways; returns the bytes sent. */
+static inline uint64_t talk(struct __test_metadata *_metadata, int client,
+			    int server)
+{
+	send_pattern(_metadata, client, TALK_SEED, 0, 1000, 0);
+	recv_pattern(_metadata, server, TALK_SEED, 0, 1000);
+	send_pattern(_metadata, server, TALK_SEED, 0, 3000, 0);
+	recv_pattern(_metadata, client, TALK_SEED, 0, 3000);
+	return 4000;
 }
 
 /* The stream is at its end, and stays so. */

@@ -5,16 +5,6 @@
 
 #define SEED	0x7061697273ULL
 
-/* Send a little both ways; returns the bytes sent. */
-static uint64_t talk(struct __test_metadata *_metadata, int client, int server)
-{
-	send_pattern(_metadata, client, SEED, 0, 1000, 0);
-	recv_pattern(_metadata, server, SEED, 0, 1000);
-	send_pattern(_metadata, server, SEED, 0, 3000, 0);
-	recv_pattern(_metadata, client, SEED, 0, 3000);
-	return 4000;
-}
-
 /*
  * Where the two ends are. Both are on this host in this namespace, so with
  * friends on each of these connections pairs.
@@ -176,16 +166,6 @@ FIXTURE_SETUP(rules)
 FIXTURE_TEARDOWN(rules)
 {
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
-}
-
-static const char *localhost(enum ends ends)
-{
-	return ends == IPV4 ? "127.0.0.1" : "::1";
-}
-
-static int family_of(enum ends ends)
-{
-	return ends == IPV4 ? AF_INET : AF_INET6;
 }
 
 /* A socket bound to localhost, and its address. */
