@@ -2,11 +2,13 @@
 
 //! Windows, kept in step without a segment (invariant 3).
 //!
-//! The right edge that P last offered stays where it is while data is moved, as
-//! on the wire between two ACKs: P's window shrinks from the left, and S's idea
-//! of it by the same bytes. When little is left, P offers a new one and S is
-//! told; when P is full the window is shut on both sides, so that what TCP does
-//! for a full receiver (zero-window probes, TCP_USER_TIMEOUT) is what happens.
+//! The right edge that P last offered stays where it is while data is moved: P's
+//! window shrinks from the left, and S's idea of it by the same bytes.
+//! `tcp_friends_rcv()` sees to the former, and that `rcv_wup` is `rcv_nxt`:
+//! without that P would take a probe for new data and not answer. When little is
+//! left, P offers a new window and S is told; when P is full the window is shut on
+//! both sides, so that what TCP does for a full receiver (zero-window probes,
+//! TCP_USER_TIMEOUT) is what happens.
 
 use crate::{
     abstractions::Tcp,
@@ -24,10 +26,10 @@ pub(crate) const fn left(wup: u32, wnd: u32, nxt: u32) -> u32 {
     }
 }
 
-/// Whether so little is left of an offer of `wnd` bytes that it is worth the
-/// work to make a new one.
-pub(crate) const fn worn(left: u32, wnd: u32) -> bool {
-    left <= wnd / 2
+/// Whether so little is left of an offer that it is worth the work to make a new
+/// one, where the receiver aims at `aim` bytes.
+pub(crate) const fn worn(left: u32, aim: u32) -> bool {
+    left <= aim / 2
 }
 
 /// What is left of the window that `p` offers.
@@ -58,7 +60,7 @@ fn learn(s: &mut Tcp<'_>, wnd: u32) {
 pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
     let mut wnd = offered(p);
 
-    if worn(wnd, p.rcv_wnd()) {
+    if worn(wnd, p.rcv_ssthresh()) {
         let new = p.select_window();
         if new > wnd {
             offer(p, new);

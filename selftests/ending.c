@@ -435,6 +435,27 @@ TEST_F(ending, killed_reader)
 	EXPECT_CARRIED_ANY();
 }
 
+/* An idle peer that lives answers a keepalive probe, so nothing ends here. */
+TEST_F(ending, not_by_keepalive)
+{
+	struct tcp_info info = {};
+	socklen_t len = sizeof(info);
+	uint64_t sent;
+
+	sent = talk(_metadata, self->client, self->server);
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_KEEPIDLE, 1);
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_KEEPINTVL, 100);
+	set_int(_metadata, self->client, SOL_SOCKET, SO_KEEPALIVE, 1);
+	sleep_ms(1500);
+	EXPECT_LE(1, tcp_ext("TCPKeepAlive"));
+	ASSERT_EQ(0, getsockopt(self->client, IPPROTO_TCP, TCP_INFO, &info,
+				&len));
+	EXPECT_EQ(0, info.tcpi_probes);
+	EXPECT_LE(info.tcpi_last_ack_recv, 1000U);
+	sent += talk(_metadata, self->client, self->server);
+	EXPECT_CARRIED(sent);
+}
+
 /* connect(AF_UNSPEC) ends a connection, and the socket may be used again. */
 TEST_F(ending, disconnected)
 {
