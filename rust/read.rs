@@ -139,8 +139,9 @@ fn pull(
         Stop::Empty | Stop::Held => window::follow(&mut s, &mut p),
     }
     settle(&mut s, &moved);
-    if let Stop::Wire(_) = moved.stop {
-        // A FIN, for instance, behind what was just moved.
+    if moved.stop != Stop::Empty {
+        // A FIN, for instance, behind what was just moved; and what has to wait needs the probe
+        // timer again, which went with what it was armed for.
         s.push_pending_frames();
     }
     Read::Done

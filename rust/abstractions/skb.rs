@@ -210,7 +210,16 @@ impl<'a> Head<'a> {
 /// The holder has the only reference.
 pub(crate) struct Skb(NonNull<bindings::sk_buff>);
 
+/// `TCPHDR_ACK`, RFC 9293 section 3.1.
+const ACK: u16 = 0x10;
+
 impl Skb {
+    /// From here on it does not claim to be a segment.
+    pub(super) fn clear_ack_flag(&mut self) {
+        // SAFETY: By the type invariants the skb is ours alone, and TCP's.
+        unsafe { (*tcp_cb(self.0.as_ptr())).tcp_flags &= !ACK };
+    }
+
     /// Gives it to C.
     pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
         ManuallyDrop::new(self).0.as_ptr()

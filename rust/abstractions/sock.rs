@@ -418,8 +418,12 @@ impl<'a> Spinlocked<'a> {
         // SAFETY: `peer` is valid; bottom halves are off, since our own spinlock is held.
         let taken = unsafe { bindings::bh_trylock_sock(peer.raw()) };
 
+        // A guard may only come into being once the lock is ours: dropping it gives the lock back.
+        if !taken {
+            return None;
+        }
         // INVARIANT: It was taken; bottom halves were off before.
-        taken.then_some(SlockGuard {
+        Some(SlockGuard {
             sock: peer,
             bh: false,
             _not_thread_safe: NotThreadSafe,
@@ -437,7 +441,12 @@ impl Busy<'_> {
     /// Appends to the backlog; the owner queues it when it lets go.
     ///
     /// Whether there is room is for the caller to ask before.
-    pub(crate) fn add_backlog(&mut self, skb: Skb) {
+    ///
+    /// It loses its ACK flag: `tcp_add_backlog()` takes what stands last in the
+    /// backlog and has the flag for a segment with a header that it may merge the
+    /// next one into, and would read and write this one's payload.
+    pub(crate) fn add_backlog(&mut self, mut skb: Skb) {
+        skb.clear_ack_flag();
         let raw = skb.into_raw();
         // SAFETY: By the type invariants the spinlock is held, under which the backlog and its
         // length change; `raw` is in no queue and charged to nobody, as the backlog wants it.
