@@ -1,0 +1,1016 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Socket options, and the numbers that sockets tell of themselves. */
+
+#include <time.h>
+#include <linux/errqueue.h>
+#include <linux/net_tstamp.h>
+#include <linux/sock_diag.h>
+
+#include "friends.h"
+
+#define SEED	0x6f7074696f6eULL
+#define MIB	1048576ULL
+
+/* TCP_ESTABLISHED, whose header does not go with linux/tcp.h. */
+#define ESTABLISHED	1
+
+CONNECTION_FIXTURE(options);
+
+static int get_int(struct __test_metadata *_metadata, int fd, int level,
+		   int name)
+{
+	socklen_t len = sizeof(int);
+	int value = -1;
+
+	EXPECT_EQ(0, getsockopt(fd, level, name, &value, &len))
+		TH_LOG("option %d of level %d: %m", name, level);
+	return value;
+}
+
+static struct tcp_info info_of(int fd)
+{
+	struct tcp_info info = {};
+	socklen_t len = sizeof(info);
+
+	getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len);
+	return info;
+}
+
+/* On the wire it takes an ACK, which may be a delayed one. */
+static void wait_acked(struct __test_metadata *_metadata, int fd)
+{
+	uint64_t end = now_ms() + patience(1000);
+	int n = -1;
+
+	do {
+		ASSERT_EQ(0, ioctl(fd, SIOCOUTQ, &n));
+		if (!n)
+			return;
+		sleep_ms(1);
+	} while (now_ms() < end);
+	EXPECT_EQ(0, n);
+}
+
+static uint32_t meminfo(int fd, int which)
+{
+	uint32_t info[SK_MEMINFO_VARS] = {};
+	socklen_t len = sizeof(info);
+
+	getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &len);
+	return info[which];
+}
+
+/* Both ends anew, with options set before the handshake. */
+struct ends_anew {
+	int listener;
+	int client;
+	union address a;
+	socklen_t len;
+};
+
+static void close_ends(struct __test_metadata *_metadata, int *client,
+		       int *server, struct witness *w)
+{
+	close(*client);
+	close(*server);
+	*client = -1;
+	*server = -1;
+	ASSERT_EQ(0, friends_stat_becomes("pairs", 0));
+	witness_begin(w);
+}
+
+static struct ends_anew begin_anew(struct __test_metadata *_metadata,
+				   enum ends ends)
+{
+	struct ends_anew e;
+
+	e.listener = listener_for(_metadata, ends, NULL);
+	e.client = socket(family_of(ends), SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ASSERT_GE(e.client, 0);
+	e.len = address_of(&e.a, family_of(ends), localhost(ends),
+			   port_of(e.listener));
+	return e;
+}
+
+static void end_anew(struct __test_metadata *_metadata, struct ends_anew *e,
+		     int *client, int *server)
+{
+	*client = e->client;
+	ASSERT_EQ(0, connect(e->client, &e->a.sa, e->len));
+	*server = accept4(e->listener, NULL, NULL, SOCK_CLOEXEC);
+	ASSERT_GE(*server, 0);
+	close(e->listener);
+}
+
+/* @size bytes from @from to @to by large writes and reads at the same time. */
+static void stream(struct __test_metadata *_metadata, int from, int to,
+		   uint64_t size)
+{
+	struct half h[2];
+
+	half_init(&h[0], from, true, SEED, size);
+	half_init(&h[1], to, false, SEED, size);
+	h[0].peer = to;
+	h[1].peer = from;
+	half_start(&h[0]);
+	half_start(&h[1]);
+	halves_watch(_metadata, h, 2);
+	half_join(&h[0]);
+	half_join(&h[1]);
+	EXPECT_EQ(0, h[0].err);
+	EXPECT_EQ(0, h[1].err);
+	EXPECT_EQ(size, h[1].done);
+	EXPECT_EQ(-1, h[1].wrong);
+	half_free(&h[0]);
+	half_free(&h[1]);
+}
+
+/* Write until neither end takes any more for a while; returns how much. */
+static uint64_t fill(int fd, size_t chunk)
+{
+	static char buf[65536];
+	uint64_t sent = 0;
+	ssize_t n;
+
+	do {
+		for (;;) {
+			pattern_fill(buf, chunk, SEED, sent);
+			n = send(fd, buf, chunk, MSG_DONTWAIT | MSG_NOSIGNAL);
+			if (n < 0)
+				break;
+			sent += n;
+		}
+	} while (wait_for(fd, POLLOUT, patience(AT_ONCE)));
+	return sent;
+}
+
+TEST_F(options, info_counts)
+{
+	const struct tcp_info c0 = info_of(self->client);
+	const struct tcp_info s0 = info_of(self->server);
+	uint64_t there = 100 * 1000 + 300000, back = 50000;
+	struct tcp_info c, s;
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		send_pattern(_metadata, self->client, SEED, i * 1000, 1000, 0);
+		recv_pattern(_metadata, self->server, SEED, i * 1000, 1000);
+	}
+	stream(_metadata, self->client, self->server, 300000);
+	stream(_metadata, self->server, self->client, back);
+	wait_acked(_metadata, self->client);
+	wait_acked(_metadata, self->server);
+	c = info_of(self->client);
+	s = info_of(self->server);
+
+	EXPECT_EQ(ESTABLISHED, c.tcpi_state);
+	EXPECT_EQ(ESTABLISHED, s.tcpi_state);
+	EXPECT_EQ(there, c.tcpi_bytes_sent - c0.tcpi_bytes_sent);
+	EXPECT_EQ(there, c.tcpi_bytes_acked - c0.tcpi_bytes_acked);
+	EXPECT_EQ(there, s.tcpi_bytes_received - s0.tcpi_bytes_received);
+	EXPECT_EQ(back, s.tcpi_bytes_sent - s0.tcpi_bytes_sent);
+	EXPECT_EQ(back, s.tcpi_bytes_acked - s0.tcpi_bytes_acked);
+	EXPECT_EQ(back, c.tcpi_bytes_received - c0.tcpi_bytes_received);
+	EXPECT_EQ(0, c.tcpi_bytes_retrans);
+	EXPECT_EQ(0, s.tcpi_bytes_retrans);
+	EXPECT_EQ(0, c.tcpi_notsent_bytes);
+	EXPECT_EQ(0, s.tcpi_notsent_bytes);
+	EXPECT_EQ(0, c.tcpi_unacked);
+	EXPECT_EQ(0, s.tcpi_unacked);
+
+	/* One writes a hundred times, and waits for the reader. */
+	EXPECT_LE(100, c.tcpi_data_segs_out);
+	EXPECT_LE(c.tcpi_data_segs_out, c.tcpi_segs_out);
+	EXPECT_LE(s.tcpi_data_segs_in, s.tcpi_segs_in);
+	EXPECT_EQ(c.tcpi_data_segs_out, s.tcpi_data_segs_in);
+	EXPECT_EQ(s.tcpi_data_segs_out, c.tcpi_data_segs_in);
+	EXPECT_LE(c.tcpi_data_segs_out - c0.tcpi_data_segs_out,
+		  c.tcpi_delivered - c0.tcpi_delivered);
+	EXPECT_LT(0, c.tcpi_snd_wnd);
+	EXPECT_LT(0, c.tcpi_rcv_wnd);
+	EXPECT_LT(0, c.tcpi_rtt);
+	EXPECT_LT(0, s.tcpi_rtt);
+	EXPECT_CARRIED(there + back);
+}
+
+/* What is a while ago, and what is not any more after @len bytes. */
+static void info_times(struct __test_metadata *_metadata, int client,
+		       int server, uint64_t pos, size_t len)
+{
+	struct tcp_info c, s;
+
+	sleep_ms(300);
+	c = info_of(client);
+	s = info_of(server);
+	EXPECT_LE(250, c.tcpi_last_data_sent);
+	EXPECT_LE(250, c.tcpi_last_ack_recv);
+	EXPECT_LE(250, s.tcpi_last_data_recv);
+
+	send_pattern(_metadata, client, SEED, pos, len, 0);
+	recv_pattern(_metadata, server, SEED, pos, len);
+	wait_acked(_metadata, client);
+	c = info_of(client);
+	s = info_of(server);
+	EXPECT_GE(patience(200), c.tcpi_last_data_sent);
+	EXPECT_GE(patience(200), c.tcpi_last_ack_recv);
+	EXPECT_GE(patience(200), s.tcpi_last_data_recv);
+	/* It was one way. */
+	EXPECT_LE(250, s.tcpi_last_data_sent);
+	EXPECT_LE(250, c.tcpi_last_data_recv);
+}
+
+TEST_F(options, info_times)
+{
+	info_times(_metadata, self->client, self->server, 0, 1);
+	info_times(_metadata, self->client, self->server, 1, 60000);
+	EXPECT_CARRIED(60001);
+}
+
+/* A receiver that does not read limits the sender, and it says so. */
+TEST_F(options, info_limited)
+{
+	struct tcp_info before, after;
+	uint64_t sent;
+
+	sent = fill(self->client, 65536);
+	before = info_of(self->client);
+	sleep_ms(300);
+	after = info_of(self->client);
+	EXPECT_LE(200000, after.tcpi_busy_time - before.tcpi_busy_time);
+	EXPECT_LE(200000, after.tcpi_rwnd_limited - before.tcpi_rwnd_limited);
+	EXPECT_LE(after.tcpi_rwnd_limited, after.tcpi_busy_time);
+
+	recv_pattern(_metadata, self->server, SEED, 0, sent);
+	wait_acked(_metadata, self->client);
+	before = info_of(self->client);
+	sleep_ms(300);
+	after = info_of(self->client);
+	EXPECT_EQ(before.tcpi_busy_time, after.tcpi_busy_time);
+	EXPECT_EQ(before.tcpi_rwnd_limited, after.tcpi_rwnd_limited);
+	EXPECT_CARRIED(sent);
+}
+
+/* Buffers whose sizes were not asked for grow with what they are used for. */
+TEST_F(options, buffers_autotuned)
+{
+	const uint64_t size = scaled(64 * MIB);
+	int rcv = get_int(_metadata, self->server, SOL_SOCKET, SO_RCVBUF);
+	int snd = get_int(_metadata, self->client, SOL_SOCKET, SO_SNDBUF);
+
+	stream(_metadata, self->client, self->server, size);
+	EXPECT_LT(rcv, get_int(_metadata, self->server, SOL_SOCKET, SO_RCVBUF));
+	EXPECT_LE(snd, get_int(_metadata, self->client, SOL_SOCKET, SO_SNDBUF));
+	EXPECT_CARRIED(size);
+}
+
+/* The others stay as they are, on live connections too. */
+TEST_F(options, buffers_set)
+{
+	const uint64_t size = scaled(16 * MIB);
+
+	set_int(_metadata, self->server, SOL_SOCKET, SO_RCVBUF, 60000);
+	set_int(_metadata, self->client, SOL_SOCKET, SO_SNDBUF, 50000);
+	stream(_metadata, self->client, self->server, size);
+	EXPECT_EQ(120000, get_int(_metadata, self->server, SOL_SOCKET,
+				  SO_RCVBUF));
+	EXPECT_EQ(100000, get_int(_metadata, self->client, SOL_SOCKET,
+				  SO_SNDBUF));
+	EXPECT_EQ(120000, meminfo(self->server, SK_MEMINFO_RCVBUF));
+	EXPECT_EQ(100000, meminfo(self->client, SK_MEMINFO_SNDBUF));
+	EXPECT_CARRIED(size);
+}
+
+/* Memory is with whom the data is. */
+TEST_F(options, meminfo)
+{
+	send_pattern(_metadata, self->client, SEED, 0, 30000, 0);
+	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(1000)));
+	wait_acked(_metadata, self->client);
+	EXPECT_LE(30000, meminfo(self->server, SK_MEMINFO_RMEM_ALLOC));
+	EXPECT_GE(meminfo(self->server, SK_MEMINFO_RCVBUF),
+		  meminfo(self->server, SK_MEMINFO_RMEM_ALLOC));
+	EXPECT_EQ(0, meminfo(self->server, SK_MEMINFO_WMEM_QUEUED));
+	EXPECT_EQ(0, meminfo(self->client, SK_MEMINFO_WMEM_QUEUED));
+	EXPECT_EQ(0, meminfo(self->client, SK_MEMINFO_RMEM_ALLOC));
+	EXPECT_EQ(0, meminfo(self->client, SK_MEMINFO_DROPS));
+	EXPECT_EQ(0, meminfo(self->server, SK_MEMINFO_DROPS));
+	recv_pattern(_metadata, self->server, SEED, 0, 30000);
+	EXPECT_EQ(0, meminfo(self->server, SK_MEMINFO_RMEM_ALLOC));
+	EXPECT_EQ(0, meminfo(self->server, SK_MEMINFO_BACKLOG));
+	EXPECT_CARRIED(30000);
+}
+
+/* The time that message @type of SOL_SOCKET gives for 1000 bytes, or 0. */
+static time_t received_at(struct __test_metadata *_metadata, int fd,
+			  uint64_t pos, int type)
+{
+	char buf[1000], control[256];
+	struct iovec iov = { buf, sizeof(buf) };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *c;
+
+	EXPECT_EQ(1000, recvmsg(fd, &msg, MSG_WAITALL));
+	EXPECT_EQ(-1, pattern_check(buf, 1000, SEED, pos));
+	for (c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == type)
+			return *(time_t *)CMSG_DATA(c);
+	}
+	return 0;
+}
+
+/* Only the wire stamps what it brings; without the option friends are back. */
+static void timestamps(struct __test_metadata *_metadata, int client,
+		       int server, int option, int value)
+{
+	uint64_t bytes = friends_stat("bytes");
+	time_t at;
+	int i;
+
+	set_int(_metadata, server, SOL_SOCKET, option, value);
+	for (i = 0; i < 5; i++) {
+		send_pattern(_metadata, client, SEED, i * 1000, 1000, 0);
+		at = received_at(_metadata, server, i * 1000, option);
+		EXPECT_LE(at, time(NULL));
+		EXPECT_GE(at, time(NULL) - 60);
+	}
+	EXPECT_EQ(bytes, friends_stat("bytes"));
+	set_int(_metadata, server, SOL_SOCKET, option, 0);
+	wait_acked(_metadata, client);
+}
+
+TEST_F(options, timestamp)
+{
+	uint64_t sent = 0;
+
+	timestamps(_metadata, self->client, self->server, SO_TIMESTAMP, 1);
+	sent += talk(_metadata, self->client, self->server);
+	timestamps(_metadata, self->client, self->server, SO_TIMESTAMPNS, 1);
+	sent += talk(_metadata, self->client, self->server);
+	EXPECT_CARRIED(sent);
+}
+
+TEST_F(options, timestamping_received)
+{
+	uint64_t sent;
+
+	timestamps(_metadata, self->client, self->server, SO_TIMESTAMPING,
+		   SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE);
+	sent = talk(_metadata, self->client, self->server);
+	EXPECT_CARRIED(sent);
+}
+
+/* The kind of stamp (SCM_TSTAMP_*) that the error queue has next, and its key. */
+static int next_stamp(struct __test_metadata *_metadata, int fd, uint32_t *key)
+{
+	struct sock_extended_err *err = NULL;
+	char control[512];
+	struct msghdr msg = {
+		.msg_control = control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *c;
+
+	EXPECT_EQ(POLLERR, wait_for(fd, POLLERR, patience(1000)));
+	if (recvmsg(fd, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+		return -1;
+	for (c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+		if ((c->cmsg_level == IPPROTO_IP &&
+		     c->cmsg_type == IP_RECVERR) ||
+		    (c->cmsg_level == IPPROTO_IPV6 &&
+		     c->cmsg_type == IPV6_RECVERR))
+			err = (void *)CMSG_DATA(c);
+	}
+	ASSERT_NE(NULL, err);
+	EXPECT_EQ(SO_EE_ORIGIN_TIMESTAMPING, err->ee_origin);
+	*key = err->ee_data;
+	return err->ee_info;
+}
+
+TEST_F(options, timestamping_sent)
+{
+	uint32_t key, last;
+	uint64_t sent;
+	int i, kinds;
+
+	set_int(_metadata, self->client, SOL_SOCKET, SO_TIMESTAMPING,
+		SOF_TIMESTAMPING_TX_SCHED | SOF_TIMESTAMPING_TX_SOFTWARE |
+		SOF_TIMESTAMPING_TX_ACK | SOF_TIMESTAMPING_SOFTWARE |
+		SOF_TIMESTAMPING_OPT_ID | SOF_TIMESTAMPING_OPT_TSONLY);
+	for (last = 999; last < 5000; last += 1000) {
+		send_pattern(_metadata, self->client, SEED, last - 999, 1000,
+			     0);
+		recv_pattern(_metadata, self->server, SEED, last - 999, 1000);
+		for (i = kinds = 0; i < 3; i++) {
+			kinds |= 1 << next_stamp(_metadata, self->client, &key);
+			EXPECT_EQ(last, key);
+		}
+		EXPECT_EQ(1 << SCM_TSTAMP_SND | 1 << SCM_TSTAMP_SCHED |
+			  1 << SCM_TSTAMP_ACK, kinds);
+	}
+	EXPECT_EQ(self->witness.bytes, friends_stat("bytes"));
+	set_int(_metadata, self->client, SOL_SOCKET, SO_TIMESTAMPING, 0);
+	wait_acked(_metadata, self->client);
+	sent = talk(_metadata, self->client, self->server);
+	EXPECT_CARRIED(sent);
+}
+
+static void run_on(struct __test_metadata *_metadata, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(set), &set));
+}
+
+/* Where the last data came from, which on lo is where the sender runs. */
+TEST_F(options, incoming_cpu)
+{
+	int cpu;
+
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2) {
+		self->witness.told = true;
+		SKIP(return, "needs two processors");
+	}
+	for (cpu = 0; cpu < 4; cpu++) {
+		run_on(_metadata, cpu % 2);
+		send_pattern(_metadata, self->client, SEED, cpu * 1000, 1000,
+			     0);
+		run_on(_metadata, !(cpu % 2));
+		recv_pattern(_metadata, self->server, SEED, cpu * 1000, 1000);
+		EXPECT_EQ(cpu % 2, get_int(_metadata, self->server, SOL_SOCKET,
+					   SO_INCOMING_CPU));
+	}
+	EXPECT_CARRIED(4000);
+}
+
+TEST_F(options, busy_poll)
+{
+	uint64_t sent;
+
+	set_int(_metadata, self->client, SOL_SOCKET, SO_BUSY_POLL, 100);
+	set_int(_metadata, self->server, SOL_SOCKET, SO_BUSY_POLL, 100);
+	EXPECT_EQ(100, get_int(_metadata, self->server, SOL_SOCKET,
+			       SO_BUSY_POLL));
+	EXPECT_EQ(0, get_int(_metadata, self->server, SOL_SOCKET,
+			     SO_INCOMING_NAPI_ID));
+	sent = talk(_metadata, self->client, self->server);
+	stream(_metadata, self->server, self->client, MIB);
+	EXPECT_CARRIED(sent + MIB);
+}
+
+/* Both ends keep to the smaller of the two sizes, also in what they count. */
+TEST_F(options, maxseg)
+{
+	struct tcp_info before, after;
+	struct ends_anew e;
+
+	close_ends(_metadata, &self->client, &self->server, &self->witness);
+	e = begin_anew(_metadata, variant->ends);
+	set_int(_metadata, e.client, IPPROTO_TCP, TCP_MAXSEG, 1000);
+	end_anew(_metadata, &e, &self->client, &self->server);
+	EXPECT_GE(1000, get_int(_metadata, self->client, IPPROTO_TCP,
+				TCP_MAXSEG));
+	EXPECT_LE(900, get_int(_metadata, self->client, IPPROTO_TCP,
+			       TCP_MAXSEG));
+	EXPECT_EQ(get_int(_metadata, self->client, IPPROTO_TCP, TCP_MAXSEG),
+		  get_int(_metadata, self->server, IPPROTO_TCP, TCP_MAXSEG));
+
+	before = info_of(self->client);
+	stream(_metadata, self->client, self->server, MIB);
+	wait_acked(_metadata, self->client);
+	after = info_of(self->client);
+	EXPECT_LE(MIB / 1000, after.tcpi_data_segs_out -
+		  before.tcpi_data_segs_out);
+	EXPECT_EQ(after.tcpi_data_segs_out,
+		  info_of(self->server).tcpi_data_segs_in);
+	EXPECT_CARRIED(MIB);
+}
+
+/* The first window is no larger; data may then make TCP forget the clamp. */
+TEST_F(options, window_clamp)
+{
+	struct ends_anew e;
+
+	close_ends(_metadata, &self->client, &self->server, &self->witness);
+	e = begin_anew(_metadata, variant->ends);
+	set_int(_metadata, e.listener, IPPROTO_TCP, TCP_WINDOW_CLAMP, 16384);
+	end_anew(_metadata, &e, &self->client, &self->server);
+	EXPECT_EQ(16384, get_int(_metadata, self->server, IPPROTO_TCP,
+				 TCP_WINDOW_CLAMP));
+	EXPECT_GE(16384, info_of(self->server).tcpi_rcv_wnd);
+	EXPECT_GE(16384, info_of(self->client).tcpi_snd_wnd);
+	stream(_metadata, self->client, self->server, MIB);
+	stream(_metadata, self->server, self->client, MIB);
+	EXPECT_CARRIED(2 * MIB);
+}
+
+/*
+ * Of a live connection whose segment sizes and buffer are settled: no more
+ * comes in than the clamp lets, though the buffer has room.
+ */
+TEST_F(options, window_clamp_set_later)
+{
+	uint64_t sent;
+	int n = -1;
+
+	/* Little enough for a small window. */
+	set_int(_metadata, self->client, SOL_SOCKET, SO_SNDBUF, 50000);
+	set_int(_metadata, self->server, SOL_SOCKET, SO_RCVBUF, 100000);
+	stream(_metadata, self->client, self->server, MIB);
+	set_int(_metadata, self->server, IPPROTO_TCP, TCP_WINDOW_CLAMP, 16384);
+	/* The window that was offered before is still open. */
+	stream(_metadata, self->client, self->server, 200000);
+	EXPECT_EQ(16384, get_int(_metadata, self->server, IPPROTO_TCP,
+				 TCP_WINDOW_CLAMP));
+	sent = fill(self->client, 1000);
+	ASSERT_EQ(0, ioctl(self->server, SIOCINQ, &n));
+	EXPECT_GE(16384, n);
+	recv_pattern(_metadata, self->server, SEED, 0, sent);
+	EXPECT_CARRIED(MIB + 200000 + sent);
+}
+
+/* Whoever answers soon leaves the mode of quick ACKs, and may be put back. */
+TEST_F(options, quickack)
+{
+	uint64_t sent = 0;
+	int i;
+
+	for (i = 0; i < 10; i++)
+		sent += talk(_metadata, self->client, self->server);
+	EXPECT_EQ(0, get_int(_metadata, self->server, IPPROTO_TCP,
+			     TCP_QUICKACK));
+	set_int(_metadata, self->server, IPPROTO_TCP, TCP_QUICKACK, 1);
+	EXPECT_EQ(1, get_int(_metadata, self->server, IPPROTO_TCP,
+			     TCP_QUICKACK));
+	set_int(_metadata, self->server, IPPROTO_TCP, TCP_QUICKACK, 0);
+	EXPECT_EQ(0, get_int(_metadata, self->server, IPPROTO_TCP,
+			     TCP_QUICKACK));
+	sent += talk(_metadata, self->client, self->server);
+	EXPECT_CARRIED(sent);
+}
+
+TEST_F(options, congestion)
+{
+	static const char *const names[] = {
+		"reno", "bbr", "cubic", "reno",
+	};
+	const uint64_t size = scaled(4 * MIB);
+	unsigned int i, set = 0;
+	char name[16];
+	socklen_t len;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		if (setsockopt(self->client, IPPROTO_TCP, TCP_CONGESTION,
+			       names[i], strlen(names[i])))
+			continue;
+		set++;
+		len = sizeof(name);
+		EXPECT_EQ(0, getsockopt(self->client, IPPROTO_TCP,
+					TCP_CONGESTION, name, &len));
+		EXPECT_STREQ(names[i], name);
+		stream(_metadata, self->client, self->server, size);
+	}
+	EXPECT_LE(2, set);
+	EXPECT_CARRIED(set * size);
+}
+
+/* A sender that limits itself. */
+TEST_F(options, pacing_rate)
+{
+	uint64_t start;
+
+	set_int(_metadata, self->client, SOL_SOCKET, SO_MAX_PACING_RATE, MIB);
+	start = now_ms();
+	stream(_metadata, self->client, self->server, MIB);
+	EXPECT_LE(500, now_ms() - start);
+	EXPECT_CARRIED_ANY();
+}
+
+/* The SYN that made it, once. */
+TEST_F(options, saved_syn)
+{
+	unsigned char syn[256];
+	socklen_t len = sizeof(syn);
+	struct ends_anew e;
+	uint64_t sent;
+	int at;
+
+	EXPECT_EQ(0, getsockopt(self->server, IPPROTO_TCP, TCP_SAVED_SYN, syn,
+				&len));
+	EXPECT_EQ(0, len);
+	close_ends(_metadata, &self->client, &self->server, &self->witness);
+	e = begin_anew(_metadata, variant->ends);
+	set_int(_metadata, e.listener, IPPROTO_TCP, TCP_SAVE_SYN, 1);
+	end_anew(_metadata, &e, &self->client, &self->server);
+	sent = talk(_metadata, self->client, self->server);
+
+	at = variant->ends == IPV6 ? 40 : 20;
+	len = sizeof(syn);
+	EXPECT_EQ(0, getsockopt(self->server, IPPROTO_TCP, TCP_SAVED_SYN, syn,
+				&len));
+	EXPECT_LE(at + 20, len);
+	EXPECT_EQ(port_of(self->client), syn[at] << 8 | syn[at + 1]);
+	EXPECT_EQ(port_of(self->server), syn[at + 2] << 8 | syn[at + 3]);
+	len = sizeof(syn);
+	EXPECT_EQ(0, getsockopt(self->server, IPPROTO_TCP, TCP_SAVED_SYN, syn,
+				&len));
+	EXPECT_EQ(0, len);
+	EXPECT_CARRIED(sent);
+}
+
+/* The SYN hands its mark on; what is set later is one's own. */
+TEST_F(options, mark)
+{
+	struct ends_anew e;
+	uint64_t sent;
+
+	close_ends(_metadata, &self->client, &self->server, &self->witness);
+	ASSERT_EQ(0, system("echo 1 >/proc/sys/net/ipv4/tcp_fwmark_accept"));
+	e = begin_anew(_metadata, variant->ends);
+	set_int(_metadata, e.client, SOL_SOCKET, SO_MARK, 7);
+	end_anew(_metadata, &e, &self->client, &self->server);
+	EXPECT_EQ(7, get_int(_metadata, self->server, SOL_SOCKET, SO_MARK));
+	sent = talk(_metadata, self->client, self->server);
+	set_int(_metadata, self->client, SOL_SOCKET, SO_MARK, 8);
+	sent += talk(_metadata, self->client, self->server);
+	EXPECT_EQ(7, get_int(_metadata, self->server, SOL_SOCKET, SO_MARK));
+	EXPECT_EQ(8, get_int(_metadata, self->client, SOL_SOCKET, SO_MARK));
+	EXPECT_CARRIED(sent);
+}
+
+static void set_keepalive(struct __test_metadata *_metadata, int fd)
+{
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_KEEPIDLE, 1);
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_KEEPINTVL, 1);
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_KEEPCNT, 2);
+	set_int(_metadata, fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+}
+
+/* An idle peer that lives answers. */
+TEST_F(options, keepalive_idle)
+{
+	uint64_t sent = talk(_metadata, self->client, self->server);
+
+	set_keepalive(_metadata, self->client);
+	sleep_ms(3500);
+	EXPECT_EQ(0, wait_for(self->client, POLLIN, 0));
+	EXPECT_LE(2, tcp_ext("TCPKeepAlive"));
+	EXPECT_GE(patience(1500), info_of(self->client).tcpi_last_ack_recv);
+	EXPECT_EQ(0, info_of(self->client).tcpi_probes);
+	sent += talk(_metadata, self->client, self->server);
+	EXPECT_CARRIED(sent);
+}
+
+/* One that is not idle is not asked, whichever way the data flows. */
+TEST_F(options, keepalive_busy)
+{
+	int i;
+
+	set_keepalive(_metadata, self->client);
+	set_keepalive(_metadata, self->server);
+	for (i = 0; i < 25; i++) {
+		send_pattern(_metadata, self->client, SEED, i * 10, 10, 0);
+		recv_pattern(_metadata, self->server, SEED, i * 10, 10);
+		sleep_ms(100);
+	}
+	EXPECT_EQ(0, tcp_ext("TCPKeepAlive"));
+	EXPECT_CARRIED(250);
+}
+
+/* One that is gone is given up after 1 + 2 * 1 s. */
+TEST_F(options, keepalive_dead)
+{
+	uint64_t sent, start;
+	char c;
+
+	sent = talk(_metadata, self->client, self->server);
+	wait_acked(_metadata, self->server);
+	if (system("tc qdisc add dev lo root netem loss 100% 2>/dev/null")) {
+		self->witness.told = true;
+		SKIP(return, "this kernel has no netem");
+	}
+	start = now_ms();
+	set_keepalive(_metadata, self->client);
+	EXPECT_EQ(POLLIN | POLLERR | POLLHUP,
+		  wait_for(self->client, POLLIN, patience(8000)));
+	EXPECT_LE(2500, now_ms() - start);
+	EXPECT_EQ(-1, recv(self->client, &c, 1, MSG_DONTWAIT));
+	EXPECT_EQ(ETIMEDOUT, errno);
+	EXPECT_EQ(0, wait_for(self->server, POLLIN, 0));
+	ASSERT_EQ(0, system("tc qdisc del dev lo root"));
+	EXPECT_CARRIED(sent);
+}
+
+/* A peer is not given up that is there and full, however few probes may fail. */
+TEST_F(options, full_receiver_lives)
+{
+	uint64_t sent;
+
+	ASSERT_EQ(0, system("echo 2 >/proc/sys/net/ipv4/tcp_retries2"));
+	/* Little enough for the receiver to be full of it. */
+	set_int(_metadata, self->client, SOL_SOCKET, SO_SNDBUF, 50000);
+	sent = fill(self->client, 65536);
+	sleep_ms(4000);
+	EXPECT_EQ(0, wait_for(self->client, POLLIN | POLLOUT, 0));
+	EXPECT_LE(2, tcp_ext("TCPWinProbe"));
+	recv_pattern(_metadata, self->server, SEED, 0, sent);
+	sent += talk(_metadata, self->client, self->server);
+	EXPECT_CARRIED(sent);
+}
+
+/* Little that is not sent is enough to stop a writer. */
+TEST_F(options, notsent_lowat)
+{
+	uint64_t sent;
+	int n = -1;
+
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_NOTSENT_LOWAT, 8192);
+	sent = fill(self->client, 1000);
+	EXPECT_EQ(0, wait_for(self->client, POLLOUT, 0));
+	ASSERT_EQ(0, ioctl(self->client, SIOCOUTQNSD, &n));
+	EXPECT_LE(8192, n);
+	/* The last skb is filled up. */
+	EXPECT_GE(8192 + 65536, n);
+	EXPECT_EQ(n, info_of(self->client).tcpi_notsent_bytes);
+	/* More may wait, and the same is little. */
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_NOTSENT_LOWAT,
+		1 << 20);
+	EXPECT_EQ(POLLOUT, wait_for(self->client, POLLOUT, patience(AT_ONCE)));
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_NOTSENT_LOWAT, 8192);
+	EXPECT_EQ(0, wait_for(self->client, POLLOUT, 0));
+	recv_pattern(_metadata, self->server, SEED, 0, sent);
+	EXPECT_EQ(POLLOUT, wait_for(self->client, POLLOUT, patience(1000)));
+	ASSERT_EQ(0, ioctl(self->client, SIOCOUTQNSD, &n));
+	EXPECT_EQ(0, n);
+	EXPECT_CARRIED(sent);
+}
+
+/* The end of a record is the sender's affair. */
+TEST_F(options, eor)
+{
+	uint64_t state = SEED, sent = 0, read = 0;
+	size_t len;
+	int i;
+
+	for (i = 0; i < 200; i++) {
+		len = random_size(&state, 20000);
+		send_pattern(_metadata, self->client, SEED, sent, len,
+			     i % 2 ? MSG_EOR : i % 5 ? 0 : MSG_MORE);
+		sent += len;
+		if (i % 8 != 7)
+			continue;
+		recv_pattern(_metadata, self->server, SEED, read, sent - read);
+		read = sent;
+	}
+	EXPECT_CARRIED(sent);
+}
+
+#define MESSAGES	16
+
+TEST_F(options, many_messages)
+{
+	struct mmsghdr msg[MESSAGES] = {};
+	struct iovec iov[MESSAGES];
+	char buf[MESSAGES * 700];
+	int i, n;
+
+	pattern_fill(buf, sizeof(buf), SEED, 0);
+	for (i = 0; i < MESSAGES; i++) {
+		iov[i].iov_base = buf + 700 * i;
+		iov[i].iov_len = 700;
+		msg[i].msg_hdr.msg_iov = &iov[i];
+		msg[i].msg_hdr.msg_iovlen = 1;
+	}
+	EXPECT_EQ(MESSAGES, sendmmsg(self->client, msg, MESSAGES, 0));
+	for (i = 0; i < MESSAGES; i++)
+		EXPECT_EQ(700, msg[i].msg_len);
+	memset(buf, 0, sizeof(buf));
+	/* All but the last, then what there is, which is one. */
+	EXPECT_EQ(MESSAGES - 1, recvmmsg(self->server, msg, MESSAGES - 1,
+					 MSG_WAITALL, NULL));
+	n = recvmmsg(self->server, msg + MESSAGES - 1, 1, MSG_WAITFORONE, NULL);
+	EXPECT_EQ(1, n);
+	for (i = 0; i < MESSAGES; i++)
+		EXPECT_EQ(700, msg[i].msg_len);
+	EXPECT_EQ(-1, pattern_check(buf, sizeof(buf), SEED, 0));
+	EXPECT_EQ(-1, recvmmsg(self->server, msg, MESSAGES, MSG_DONTWAIT,
+			       NULL));
+	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_CARRIED(sizeof(buf));
+}
+
+/* A key for what @fd exchanges with localhost. */
+static int set_md5(int fd, enum ends ends, bool listener, const char *key)
+{
+	struct tcp_md5sig md5 = { .tcpm_keylen = strlen(key) };
+	const char *host = localhost(ends);
+	int family = family_of(ends);
+	union address a;
+	socklen_t len;
+
+	if (ends == MAPPED && listener) {
+		host = "::ffff:127.0.0.1";
+		family = AF_INET6;
+	}
+	len = address_of(&a, family, host, 0);
+	memcpy(&md5.tcpm_addr, &a, len);
+	memcpy(md5.tcpm_key, key, strlen(key));
+	return setsockopt(fd, IPPROTO_TCP, TCP_MD5SIG, &md5, sizeof(md5));
+}
+
+/* What is signed takes the wire. */
+TEST_F(options, md5)
+{
+	struct ends_anew e;
+
+	close_ends(_metadata, &self->client, &self->server, &self->witness);
+	e = begin_anew(_metadata, variant->ends);
+	if (set_md5(e.listener, variant->ends, true, "secret")) {
+		self->witness.told = true;
+		SKIP(return, "this kernel has no TCP_MD5SIG");
+	}
+	ASSERT_EQ(0, set_md5(e.client, variant->ends, false, "secret"));
+	end_anew(_metadata, &e, &self->client, &self->server);
+	talk(_metadata, self->client, self->server);
+	stream(_metadata, self->server, self->client, MIB);
+	EXPECT_EQ(self->witness.pairs_total, friends_stat("pairs_total"));
+	EXPECT_CARRIED(0);
+}
+
+/* Who does not know the key of a live connection is not heard any more. */
+TEST_F(options, md5_set_later)
+{
+	uint64_t sent = talk(_metadata, self->client, self->server);
+
+	if (set_md5(self->server, variant->ends, true, "secret")) {
+		self->witness.told = true;
+		SKIP(return, "this kernel has no TCP_MD5SIG");
+	}
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	EXPECT_EQ(0, wait_for(self->server, POLLIN, patience(AT_ONCE)));
+	ASSERT_EQ(0, set_md5(self->client, variant->ends, false, "secret"));
+	/* The next attempt is signed. */
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	stream(_metadata, self->server, self->client, MIB);
+	EXPECT_CARRIED(sent);
+}
+
+enum { NO_QUEUE, RECV_QUEUE, SEND_QUEUE };
+
+static uint32_t queue_seq(struct __test_metadata *_metadata, int fd, int queue)
+{
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, queue);
+	return get_int(_metadata, fd, IPPROTO_TCP, TCP_QUEUE_SEQ);
+}
+
+static struct tcp_repair_window repair_window(struct __test_metadata *_metadata,
+					      int fd)
+{
+	struct tcp_repair_window w = {};
+	socklen_t len = sizeof(w);
+
+	EXPECT_EQ(0, getsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &w, &len));
+	return w;
+}
+
+/* Both ends tell where they stand, which is where the other does. */
+static void compare_ends(struct __test_metadata *_metadata, int a, int b)
+{
+	struct tcp_repair_window w = repair_window(_metadata, a);
+	struct tcp_repair_window v = repair_window(_metadata, b);
+	uint32_t nxt = queue_seq(_metadata, b, SEND_QUEUE);
+
+	EXPECT_EQ(nxt, queue_seq(_metadata, a, RECV_QUEUE));
+	EXPECT_GE(0, (int32_t)(w.rcv_wup - nxt));
+	/* The sender believes in no more than the receiver offers. */
+	EXPECT_GE(0, (int32_t)(nxt + v.snd_wnd - w.rcv_wup - w.rcv_wnd));
+	EXPECT_LT(0, v.snd_wnd);
+	EXPECT_LE(v.snd_wnd, v.max_window);
+}
+
+/* A look into a live connection, which goes on after it. */
+TEST_F(options, repair)
+{
+	uint64_t sent = talk(_metadata, self->client, self->server);
+	char buf[3000];
+
+	send_pattern(_metadata, self->server, SEED, 0, 2000, 0);
+	EXPECT_EQ(POLLIN, wait_for(self->client, POLLIN, patience(1000)));
+	wait_acked(_metadata, self->server);
+	EXPECT_CARRIED(sent + 2000);
+
+	if (setsockopt(self->client, IPPROTO_TCP, TCP_REPAIR, &(int){ 1 },
+		       sizeof(int)))
+		SKIP(return, "this kernel has no TCP_REPAIR");
+	set_int(_metadata, self->server, IPPROTO_TCP, TCP_REPAIR, 1);
+	compare_ends(_metadata, self->client, self->server);
+	compare_ends(_metadata, self->server, self->client);
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_REPAIR_QUEUE,
+		RECV_QUEUE);
+	EXPECT_EQ(2000, recv(self->client, buf, sizeof(buf),
+			     MSG_PEEK | MSG_DONTWAIT));
+	EXPECT_EQ(-1, pattern_check(buf, 2000, SEED, 0));
+	set_int(_metadata, self->server, IPPROTO_TCP, TCP_REPAIR, -1);
+	set_int(_metadata, self->client, IPPROTO_TCP, TCP_REPAIR, 0);
+
+	recv_pattern(_metadata, self->client, SEED, 0, 2000);
+	talk(_metadata, self->client, self->server);
+	stream(_metadata, self->client, self->server, MIB);
+	stream(_metadata, self->server, self->client, MIB);
+	EXPECT_EQ(0, friends_stat("pairs"));
+}
+
+struct checkpoint {
+	union address local;
+	union address remote;
+	socklen_t len;
+	uint32_t seq[3];
+	struct tcp_repair_window window;
+	struct tcp_repair_opt option[4];
+	int stamp;
+	char unread[3000];
+	ssize_t left;
+};
+
+/* Take the connection off @fd without a word to the other end. */
+static void checkpoint(struct __test_metadata *_metadata, int fd,
+		       struct checkpoint *c)
+{
+	struct tcp_info info = info_of(fd);
+	const struct tcp_repair_opt option[4] = {
+		/* MSS, window scale, SACK, time stamps */
+		{ 2, get_int(_metadata, fd, IPPROTO_TCP, TCP_MAXSEG) },
+		{ 3, info.tcpi_snd_wscale | info.tcpi_rcv_wscale << 16 },
+		{ 4, 0 },
+		{ 8, 0 },
+	};
+
+	memcpy(c->option, option, sizeof(option));
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_REPAIR, 1);
+	c->len = sizeof(c->local);
+	ASSERT_EQ(0, getsockname(fd, &c->local.sa, &c->len));
+	ASSERT_EQ(0, getpeername(fd, &c->remote.sa, &c->len));
+	c->seq[SEND_QUEUE] = queue_seq(_metadata, fd, SEND_QUEUE);
+	c->seq[RECV_QUEUE] = queue_seq(_metadata, fd, RECV_QUEUE);
+	c->window = repair_window(_metadata, fd);
+	c->stamp = get_int(_metadata, fd, IPPROTO_TCP, TCP_TIMESTAMP);
+	c->left = recv(fd, c->unread, sizeof(c->unread),
+		       MSG_PEEK | MSG_DONTWAIT);
+	ASSERT_GE(c->left, 0);
+	close(fd);
+}
+
+static int restore(struct __test_metadata *_metadata,
+		   const struct checkpoint *c)
+{
+	int fd = socket(c->local.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	ASSERT_GE(fd, 0);
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_REPAIR, 1);
+	ASSERT_EQ(0, bind(fd, &c->local.sa, c->len));
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, SEND_QUEUE);
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_QUEUE_SEQ, c->seq[SEND_QUEUE]);
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, RECV_QUEUE);
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_QUEUE_SEQ,
+		c->seq[RECV_QUEUE] - c->left);
+	ASSERT_EQ(0, connect(fd, &c->remote.sa, c->len));
+	ASSERT_EQ(0, setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_OPTIONS, c->option,
+				sizeof(c->option)));
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_TIMESTAMP, c->stamp);
+	ASSERT_EQ(c->left, send(fd, c->unread, c->left, 0));
+	ASSERT_EQ(0, setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &c->window,
+				sizeof(c->window)));
+	set_int(_metadata, fd, IPPROTO_TCP, TCP_REPAIR, 0);
+	return fd;
+}
+
+/* The connection moves to another socket, and the other end sees nothing. */
+TEST_F(options, repair_and_restore)
+{
+	uint64_t sent = talk(_metadata, self->client, self->server);
+	struct checkpoint c;
+
+	send_pattern(_metadata, self->server, SEED, 0, 2000, 0);
+	EXPECT_EQ(POLLIN, wait_for(self->client, POLLIN, patience(1000)));
+	wait_acked(_metadata, self->server);
+	wait_acked(_metadata, self->client);
+	EXPECT_CARRIED(sent + 2000);
+
+	checkpoint(_metadata, self->client, &c);
+	EXPECT_EQ(2000, c.left);
+	self->client = restore(_metadata, &c);
+	EXPECT_EQ(0, wait_for(self->server, POLLIN, QUIET));
+	recv_pattern(_metadata, self->client, SEED, 0, 2000);
+	talk(_metadata, self->client, self->server);
+	stream(_metadata, self->client, self->server, MIB);
+	stream(_metadata, self->server, self->client, MIB);
+	EXPECT_EQ(0, friends_stat("pairs"));
+}
+
+int main(int argc, char **argv)
+{
+	return friends_main(argc, argv);
+}
