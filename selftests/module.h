@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The module's switch and counters, and how patient to be.
+ *
+ * FRIENDS_SLOW=1 is the debug kernel: less data, and more patience.
+ *
+ * Needs no test harness: programs without one use it too.
+ */
+#ifndef _TCP_FRIENDS_MODULE_H
+#define _TCP_FRIENDS_MODULE_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "stream.h"
+
+#define FRIENDS_PROC	"/proc/thread-self/net/tcp_friends"
+#define FRIENDS_SYSCTL	"/proc/sys/net/ipv4/tcp_friends"
+
+static inline bool slow(void)
+{
+	const char *s = getenv("FRIENDS_SLOW");
+
+	return s && *s == '1';
+}
+
+/* An amount of work, cut down on the debug kernel. */
+static inline uint64_t scaled(uint64_t n)
+{
+	return slow() ? (n + 15) / 16 : n;
+}
+
+/* The longest that something may take that should be over in @ms. */
+static inline int patience(int ms)
+{
+	return slow() ? 20 * ms : ms;
+}
+
+static inline bool friends_loaded(void)
+{
+	return !access(FRIENDS_PROC, R_OK);
+}
+
+static inline int friends_set(const char *value)
+{
+	int fd = open(FRIENDS_SYSCTL, O_WRONLY), err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, value, strlen(value)) < 0)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+static inline int friends_get(void)
+{
+	FILE *f = fopen(FRIENDS_SYSCTL, "r");
+	int value = -1;
+
+	if (!f)
+		return -1;
+	if (fscanf(f, "%d", &value) != 1)
+		value = -1;
+	fclose(f);
+	return value;
+}
+
+/* The counter @name of this namespace; 0 where there is none. */
+static inline uint64_t friends_stat(const char *name)
+{
+	FILE *f = fopen(FRIENDS_PROC, "r");
+	uint64_t value, found = 0;
+	char line[64];
+
+	if (!f)
+		return 0;
+	while (fscanf(f, "%63s %" SCNu64, line, &value) == 2) {
+		if (!strcmp(line, name))
+			found = value;
+	}
+	fclose(f);
+	return found;
+}
+
+/* Counters follow what they count within a moment. */
+static inline uint64_t friends_stat_becomes(const char *name, uint64_t want)
+{
+	uint64_t end = now_ms() + patience(1000), value;
+
+	while ((value = friends_stat(name)) != want && now_ms() < end)
+		sleep_ms(1);
+	return value;
+}
+
+/* Every counter that is not 0, for whoever reads a failure. */
+static inline void friends_print(void)
+{
+	static char names[8192], values[8192];
+	char line[128], *name, *value, *n, *v;
+	uint64_t number;
+	FILE *f;
+
+	f = fopen(FRIENDS_PROC, "r");
+	while (f && fscanf(f, "%63s %" SCNu64, line, &number) == 2) {
+		if (number)
+			printf("#   %s %" PRIu64 "\n", line, number);
+	}
+	if (f)
+		fclose(f);
+
+	f = fopen("/proc/thread-self/net/netstat", "r");
+	while (f && fgets(names, sizeof(names), f) &&
+	       fgets(values, sizeof(values), f)) {
+		name = strtok_r(names, " \n", &n);
+		value = strtok_r(values, " \n", &v);
+		if (!name || strcmp(name, "TcpExt:"))
+			continue;
+		printf("#  ");
+		while ((name = strtok_r(NULL, " \n", &n)) &&
+		       (value = strtok_r(NULL, " \n", &v))) {
+			if (strcmp(value, "0"))
+				printf(" %s %s", name, value);
+		}
+		printf("\n");
+	}
+	if (f)
+		fclose(f);
+}
+
+#endif
