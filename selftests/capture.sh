@@ -39,7 +39,7 @@ contiguous()
 # capture WANT_FRIENDS ARG...
 capture()
 {
-	local friends=$1 ns='' bytes out msg dump
+	local friends=$1 ns='' bytes segments out msg dump
 
 	shift
 	[ "$friends" = 0 ] || need_friends || return
@@ -62,6 +62,10 @@ capture()
 	check_err $? "tcpdump did not start: $(cat "$out")"
 	bytes=$(friends_stat "$ns" bytes)
 	sleep "$(slow && echo 5 || echo 1)"
+	# On a busy machine that was not enough to tell.
+	segments=$(tcp_stat "$ns" OutSegs)
+	busywait "$(patience 10000)" segments_at_least "$ns" $((segments + 100))
+	check_err $? "the connection stands still under the capture"
 	stat_is "$ns" bytes "$bytes"
 	check_err $? "friends moved bytes behind the capture's back"
 	kill -INT "$dump"

@@ -163,6 +163,50 @@ xfer_end()
 	return "$rc"
 }
 
+# Two namespaces, $a and $b, joined by veth.
+setup_veth()
+{
+	a='' b=''
+	setup_ns a b
+	ip -n "$a" link add veth0 type veth peer name veth0 netns "$b"
+	ip -n "$a" address add 192.0.2.1/24 dev veth0
+	ip -n "$b" address add 192.0.2.2/24 dev veth0
+	ip -n "$a" address add 2001:db8::1/64 dev veth0 nodad
+	ip -n "$b" address add 2001:db8::2/64 dev veth0 nodad
+	ip -n "$a" link set veth0 up
+	ip -n "$b" link set veth0 up
+	busywait "$(patience 5000)" ip netns exec "$a" \
+		ping -q -c 1 -W 1 192.0.2.2 >/dev/null
+	check_err $? "the namespaces do not see each other"
+	busywait "$(patience 5000)" ip netns exec "$a" \
+		ping -q -c 1 -W 1 2001:db8::2 >/dev/null
+	check_err $? "the namespaces do not see each other by IPv6"
+}
+
+# between ARG...: friends_xfer from $a to $b.
+between()
+{
+	local out rc
+
+	out=$(friends_xfer -t "$XFER_STALL" \
+		-S "/run/netns/$b" -C "/run/netns/$a" "$@" 2>&1)
+	rc=$?
+	check_err "$rc" "friends_xfer: $(tr '\n' ' ' <<<"$out")"
+	return "$rc"
+}
+
+no_friends()
+{
+	local ns name
+
+	for ns in "$a" "$b"; do
+		for name in pairs pairs_total bytes skbs; do
+			stat_is "$ns" "$name" 0
+			check_err $? "$name is $(friends_stat "$ns" "$name") in $ns"
+		done
+	done
+}
+
 friends_cleanup()
 {
 	local pids
