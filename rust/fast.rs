@@ -63,7 +63,7 @@ pub(crate) fn may_send(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> bool {
 pub(crate) fn send<'a>(
     sock: &Sock,
     caller: Caller<'_>,
-    skb: Fresh<'a>,
+    mut skb: Fresh<'a>,
     rcu: Rcu<'_>,
 ) -> Result<(), Fresh<'a>> {
     let (Some(member), Caller::Task(mut own)) = (Member::of(sock, rcu), caller) else {
@@ -79,6 +79,7 @@ pub(crate) fn send<'a>(
     let moved = Moved {
         bytes,
         skbs: 1,
+        segments: skb.set_segments(s.mss_cache()),
         stop: Stop::Empty,
     };
     let peer = member.peer();
@@ -87,6 +88,7 @@ pub(crate) fn send<'a>(
     if !member.peer_still_paired() || !fence::has_room(peer) {
         return Err(skb);
     }
+    guard.incoming_cpu_update();
     match guard.held() {
         Held::Free(spinlocked) => {
             let mut p = spinlocked.tcp();

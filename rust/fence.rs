@@ -39,6 +39,8 @@ pub(crate) fn sender(s: &Tcp<'_>) -> Fence {
         Wire::InFlight,
     )?;
     unless(s.snd_up() != s.snd_una(), Wire::Urgent)?;
+    // The wire has the clock for it.
+    unless(s.sock().max_pacing_rate() != usize::MAX, Wire::Paced)?;
     unless(s.sock().net().loopback_tapped(), Wire::Capture)
 }
 

@@ -58,6 +58,8 @@ pub(crate) struct Moved {
     pub(crate) bytes: u32,
     /// Skbs.
     pub(crate) skbs: u32,
+    /// Segments that the wire would have made of them.
+    pub(crate) segments: u32,
     /// Why it ended.
     pub(crate) stop: Stop,
 }
@@ -79,6 +81,7 @@ pub(crate) fn move_all(
     let mut moved = Moved {
         bytes: 0,
         skbs: 0,
+        segments: 0,
         stop: Stop::Empty,
     };
     moved.stop = loop {
@@ -112,6 +115,7 @@ pub(crate) fn move_all(
             break Stop::Wire(Wire::Memory);
         }
         let len = head.segment().len();
+        let segments = head.set_segments(mss);
         match place {
             Place::Queue(p) => {
                 if len >= MEASURED {
@@ -126,6 +130,7 @@ pub(crate) fn move_all(
         }
         moved.bytes = moved.bytes.wrapping_add(len);
         moved.skbs = moved.skbs.wrapping_add(1);
+        moved.segments = moved.segments.wrapping_add(segments);
     };
 
     if moved.skbs != 0 {
@@ -150,11 +155,15 @@ pub(crate) fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
     s.set_snd_up(nxt);
     s.set_bytes_sent(s.bytes_sent().wrapping_add(moved.bytes.into()));
     s.set_bytes_acked(s.bytes_acked().wrapping_add(moved.bytes.into()));
-    s.set_segs_out(s.segs_out().wrapping_add(moved.skbs));
-    s.set_data_segs_out(s.data_segs_out().wrapping_add(moved.skbs));
-    s.set_delivered(s.delivered().wrapping_add(moved.skbs));
+    s.set_segs_out(s.segs_out().wrapping_add(moved.segments));
+    s.set_data_segs_out(s.data_segs_out().wrapping_add(moved.segments));
+    s.set_delivered(s.delivered().wrapping_add(moved.segments));
     // Else each skb would look like the first after a long pause, and cost the congestion window.
     s.set_lsndtime(now);
+    // A reply: once there are enough, TCP delays ACKs (tcp_event_data_sent()).
+    if now.wrapping_sub(s.lrcvtime()) < s.ato() {
+        s.set_pingpong(s.pingpong().saturating_add(1));
+    }
     // The peer lives: keepalive may wait.
     s.set_rcv_tstamp(now);
 }
@@ -162,11 +171,16 @@ pub(crate) fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
 /// After a move, with no lock of the receiver needed: who waits for room to send
 /// is woken. The caller has the sender to itself.
 pub(crate) fn settle(s: &mut Tcp<'_>, moved: &Moved) {
+    if moved.stop == Stop::Full {
+        s.chrono_start_rwnd_limited();
+    }
     if moved.skbs == 0 {
         return;
     }
-    if moved.stop == Stop::Empty {
-        s.chrono_stop_busy();
+    match moved.stop {
+        Stop::Full => (),
+        Stop::Empty => s.chrono_stop_busy(),
+        Stop::Held | Stop::Wire(_) => s.chrono_stop_rwnd_limited(),
     }
     probe_answered(s);
     s.check_space();

@@ -22,6 +22,8 @@ pub(crate) enum Wire {
     Parted,
     /// The peer's spinlock was taken by somebody else, and we may not wait.
     Contended,
+    /// The sender asked for a rate that is not to be exceeded.
+    Paced,
     /// Somebody captures packets on the loopback device.
     Capture,
     /// The peer's socket has a filter.
@@ -36,7 +38,7 @@ pub(crate) enum Wire {
 
 impl Wire {
     /// All reasons, in the order of their counters.
-    pub(crate) const ALL: [(Wire, &'static str); 13] = [
+    pub(crate) const ALL: [(Wire, &'static str); 14] = [
         (Wire::InFlight, "in_flight"),
         (Wire::Urgent, "urgent"),
         (Wire::Fin, "fin"),
@@ -45,6 +47,7 @@ impl Wire {
         (Wire::Sequence, "sequence"),
         (Wire::Parted, "parted"),
         (Wire::Contended, "contended"),
+        (Wire::Paced, "paced"),
         (Wire::Capture, "capture"),
         (Wire::Filter, "filter"),
         (Wire::Timestamp, "timestamp"),

@@ -137,6 +137,7 @@ fn locked(
     if !member.peer_still_paired() {
         return Err(Wire::Parted);
     }
+    guard.incoming_cpu_update();
     match guard.held() {
         Held::Free(spinlocked) => {
             let p = spinlocked.tcp();

@@ -325,14 +325,21 @@ static time_t received_at(struct __test_metadata *_metadata, int fd,
 static void timestamps(struct __test_metadata *_metadata, int client,
 		       int server, int option, int value)
 {
-	uint64_t bytes = friends_stat("bytes");
+	uint64_t bytes = friends_stat("bytes"), pos = 0;
+	uint64_t end = now_ms() + patience(2000);
 	time_t at;
 	int i;
 
 	set_int(_metadata, server, SOL_SOCKET, option, value);
-	for (i = 0; i < 5; i++) {
-		send_pattern(_metadata, client, SEED, i * 1000, 1000, 0);
-		at = received_at(_metadata, server, i * 1000, option);
+	/* The kernel begins to stamp a moment after it was told to. */
+	do {
+		send_pattern(_metadata, client, SEED, pos, 1000, 0);
+		at = received_at(_metadata, server, pos, option);
+		pos += 1000;
+	} while (!at && now_ms() < end);
+	for (i = 0; i < 5; i++, pos += 1000) {
+		send_pattern(_metadata, client, SEED, pos, 1000, 0);
+		at = received_at(_metadata, server, pos, option);
 		EXPECT_LE(at, time(NULL));
 		EXPECT_GE(at, time(NULL) - 60);
 	}
@@ -508,8 +515,9 @@ TEST_F(options, window_clamp)
 }
 
 /*
- * Of a live connection whose segment sizes and buffer are settled: no more
- * comes in than the clamp lets, though the buffer has room.
+ * Of a live connection: what is under way is bounded, which makes the wire slow.
+ * Between friends nothing is under way. Either way what is unread grows until
+ * the buffer is full.
  */
 TEST_F(options, window_clamp_set_later)
 {
@@ -526,13 +534,14 @@ TEST_F(options, window_clamp_set_later)
 	EXPECT_EQ(16384, get_int(_metadata, self->server, IPPROTO_TCP,
 				 TCP_WINDOW_CLAMP));
 	sent = fill(self->client, 1000);
+	sleep_ms(patience(1000));
 	ASSERT_EQ(0, ioctl(self->server, SIOCINQ, &n));
-	EXPECT_GE(16384, n);
+	EXPECT_LE(50000, n);
+	EXPECT_GE(200000, n);
 	recv_pattern(_metadata, self->server, SEED, 0, sent);
 	EXPECT_CARRIED(MIB + 200000 + sent);
 }
 
-/* Whoever answers soon leaves the mode of quick ACKs, and may be put back. */
 TEST_F(options, quickack)
 {
 	uint64_t sent = 0;

@@ -278,6 +278,13 @@ impl Sock {
             .unsigned_abs()
     }
 
+    /// The rate that it asked for at most, in bytes a second
+    /// (`SO_MAX_PACING_RATE`); the largest value is no limit.
+    pub(crate) fn max_pacing_rate(&self) -> usize {
+        // SAFETY: `self` is a valid socket; an aligned word.
+        unsafe { addr_of!((*self.raw()).sk_max_pacing_rate).read_volatile() }
+    }
+
     /// Makes the backlog understand what a friend puts there.
     ///
     /// `tcp_friends_backlog_rcv()` is built into the kernel, so this needs
@@ -338,6 +345,12 @@ pub(crate) struct SlockGuard<'a> {
 }
 
 impl<'a> SlockGuard<'a> {
+    /// The current CPU brings the socket data (`SO_INCOMING_CPU`).
+    pub(crate) fn incoming_cpu_update(&mut self) {
+        // SAFETY: `sock` is valid; the field is written under the spinlock, that we hold.
+        unsafe { bindings::sk_incoming_cpu_update(self.sock.raw()) };
+    }
+
     /// What may be done with the socket.
     pub(crate) fn held(&mut self) -> Held<'_> {
         // SAFETY: `sock` is valid; `sk_lock.owned` changes only under the spinlock, that we hold.
@@ -537,6 +550,10 @@ impl<'a> Tcp<'a> {
         urg_data: u16 = urg_data;
         /// Receiver's estimate of the segment size.
         rcv_mss: u16 = inet_conn.icsk_ack.rcv_mss;
+        /// When data was last received, in jiffies.
+        lrcvtime: u32 = inet_conn.icsk_ack.lrcvtime;
+        /// How often a reply went out soon after data came in: what makes TCP delay ACKs.
+        pingpong / set_pingpong: u8 = inet_conn.icsk_ack.pingpong;
         /// Which timer runs (`ICSK_TIME_*`), 0 if none; one that fires with 0 here does nothing.
         icsk_pending / set_icsk_pending: u8 = inet_conn.icsk_pending;
         / set_icsk_backoff: u8 = inet_conn.icsk_backoff;
@@ -567,6 +584,16 @@ impl<'a> Tcp<'a> {
     pub(crate) fn nonagle(&self) -> u32 {
         // SAFETY: By the type invariants nobody writes the bits now.
         u32::from(unsafe { bindings::tcp_sock::nonagle_raw(self.0.tp()) })
+    }
+
+    /// How long an ACK is delayed, in jiffies; 0 before the first data.
+    pub(crate) fn ato(&self) -> u32 {
+        // SAFETY: By the type invariants nobody writes the bits now.
+        unsafe {
+            bindings::inet_connection_sock__bindgen_ty_2::ato_raw(addr_of!(
+                (*self.0.tp()).inet_conn.icsk_ack
+            ))
+        }
     }
 
     /// Whether nothing waits for an ACK.
@@ -698,6 +725,23 @@ impl<'a> Tcp<'a> {
     pub(crate) fn chrono_stop_busy(&mut self) {
         // SAFETY: By the type invariants the state is ours.
         unsafe { bindings::tcp_chrono_stop(self.0.raw(), bindings::tcp_chrono_TCP_CHRONO_BUSY) };
+    }
+
+    /// Begins the time for which TCP_INFO counts the sender as limited by its
+    /// peer's window.
+    pub(crate) fn chrono_start_rwnd_limited(&mut self) {
+        // SAFETY: By the type invariants the state is ours.
+        unsafe {
+            bindings::tcp_chrono_start(self.0.raw(), bindings::tcp_chrono_TCP_CHRONO_RWND_LIMITED)
+        };
+    }
+
+    /// Ends that time.
+    pub(crate) fn chrono_stop_rwnd_limited(&mut self) {
+        // SAFETY: By the type invariants the state is ours.
+        unsafe {
+            bindings::tcp_chrono_stop(self.0.raw(), bindings::tcp_chrono_TCP_CHRONO_RWND_LIMITED)
+        };
     }
 
     /// Lets TCP transmit what is left in the write queue, as after an ACK.
