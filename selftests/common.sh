@@ -219,6 +219,19 @@ friends_cleanup()
 	rm -rf "$TMP"
 }
 
+# Append the counters of this test's namespaces to the file FRIENDS_COUNTERS, if
+# there is one: selftests/run adds them up.
+friends_tell()
+{
+	local ns
+
+	[ -n "${FRIENDS_COUNTERS:-}" ] && friends_loaded || return 0
+	for ns in "${NS_LIST[@]}"; do
+		ip netns exec "$ns" cat /proc/net/tcp_friends \
+			>>"$FRIENDS_COUNTERS" 2>/dev/null
+	done
+}
+
 # wanted NAME: FRIENDS_TESTS are names, or globs over them, of what to run.
 wanted()
 {
@@ -252,6 +265,7 @@ run_tests()
 		retmsg=
 		in_defer_scope "$test"
 		log_test "$name"
+		friends_tell
 		# Each in namespaces of its own.
 		cleanup_all_ns
 	done

@@ -325,6 +325,8 @@ static inline void connection_teardown(struct __test_metadata *_metadata,
 		close(client);
 	if (server >= 0)
 		close(server);
+	if (w->friends)
+		friends_tell();
 	if (_metadata->exit_code)
 		return;
 	EXPECT_TRUE(w->told)

@@ -85,6 +85,7 @@ FIXTURE_TEARDOWN(pairing)
 	if (self->server >= 0)
 		close(self->server);
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
+	friends_tell();
 }
 
 TEST_F(pairing, both_ways)
@@ -166,6 +167,7 @@ FIXTURE_SETUP(rules)
 FIXTURE_TEARDOWN(rules)
 {
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
+	friends_tell();
 }
 
 /* A socket bound to localhost, and its address. */

@@ -57,7 +57,8 @@
 /*
  * Without a byte or a step for so long, a connection stands still. What the
  * wire has lost, in a buffer that became too small, it takes its time to send
- * again: then it may be longer by the factor.
+ * again, and at a window that such a buffer shut it knocks ever more seldom:
+ * then it may be longer by the factor.
  */
 #define STALL		15000
 #define STALL_LOSS	6
@@ -1154,6 +1155,7 @@ static void *watch(void *arg)
 			since = now_ms();
 		} else if (now_ms() - since > limit * STALL_LOSS ||
 			   (now_ms() - since > limit &&
+			    friends_stat("pairs") &&
 			    timer_of(&ends[0]) != 1 &&
 			    timer_of(&ends[1]) != 1)) {
 			report_stall();
@@ -1808,15 +1810,6 @@ struct total {
 
 static void print_totals(const struct total *t)
 {
-	/* In the order of stats.rs. */
-	static const char *const reasons[] = {
-		"in_flight", "urgent", "fin", "probe", "peer_state", "sequence",
-		"parted", "contended", "capture", "filter", "timestamp",
-		"shape", "memory",
-	};
-	uint64_t sums[sizeof(reasons) / sizeof(*reasons)] = {};
-	char name[64];
-	unsigned int k;
 	int i;
 
 	printf("# %" PRIu64 " programs from seed %" PRIu64 " on, %" PRIu64
@@ -1830,13 +1823,10 @@ static void print_totals(const struct total *t)
 	for (i = 0; i < opt.jobs; i++) {
 		if (setns(jobs[i].ns[FRIENDS], CLONE_NEWNET))
 			give_up("setns");
-		for (k = 0; k < sizeof(reasons) / sizeof(*reasons); k++) {
-			snprintf(name, sizeof(name), "wire_%s", reasons[k]);
-			sums[k] += friends_stat(name);
-		}
+		printf("# endpoints %d:\n", i + 1);
+		friends_print_counters();
+		friends_tell();
 	}
-	for (k = 0; k < sizeof(reasons) / sizeof(*reasons); k++)
-		printf("#   wire_%s %" PRIu64 "\n", reasons[k], sums[k]);
 }
 
 /* A program has ended over a path: the other one, or the verdict. */

@@ -40,6 +40,8 @@ FIXTURE_SETUP(setup)
 
 FIXTURE_TEARDOWN(setup)
 {
+	if (self->witness.friends)
+		friends_tell();
 	if (_metadata->exit_code)
 		return;
 	EXPECT_TRUE(self->witness.told)
