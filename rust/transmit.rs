@@ -172,6 +172,7 @@ fn locked(
                 let more = move_all(s, peer, &mut place, mss, nonagle);
                 moved.bytes = moved.bytes.wrapping_add(more.bytes);
                 moved.skbs = moved.skbs.wrapping_add(more.skbs);
+                moved.segments = moved.segments.wrapping_add(more.segments);
                 moved.stop = more.stop;
                 if moved.stop == Stop::Full {
                     // So that the probe timer asks for the window and does not send data.
