@@ -298,6 +298,26 @@ TEST_F(cork, nagle)
 	EXPECT_CARRIED(2000);
 }
 
+/* Autocorking may gather small writes while others are sent, and holds none. */
+TEST_F(cork, autocorking)
+{
+	int i, k, on, fd;
+
+	for (on = 0; on <= 1; on++) {
+		fd = open("/proc/sys/net/ipv4/tcp_autocorking", O_WRONLY);
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(1, write(fd, on ? "1" : "0", 1));
+		close(fd);
+		for (i = 0; i < 10; i++) {
+			for (k = 0; k < 20; k++)
+				send_pattern(_metadata, self->client, SEED,
+					     (i * 20 + k) * 100, 100, 0);
+			expect_at_once(_metadata, self->server, i * 2000, 2000);
+		}
+	}
+	EXPECT_CARRIED(2 * 20000);
+}
+
 int main(int argc, char **argv)
 {
 	return friends_main(argc, argv);

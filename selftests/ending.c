@@ -348,6 +348,115 @@ TEST_F(ending, write_and_close_with_linger)
 				   true));
 }
 
+struct closer {
+	int fd;
+	bool closed;
+	pthread_t thread;
+};
+
+static void *closer(void *arg)
+{
+	struct closer *c = arg;
+
+	close(c->fd);
+	__atomic_store_n(&c->closed, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* More than the reader takes is written, then close() begins to wait. */
+static void close_slowly(struct __test_metadata *_metadata, struct closer *c,
+			 int fd, int seconds)
+{
+	struct linger l = { .l_onoff = 1, .l_linger = seconds };
+
+	*c = (struct closer){ .fd = fd };
+	ASSERT_EQ(0, setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l)));
+	set_int(_metadata, fd, SOL_SOCKET, SO_SNDBUFFORCE, 8 * MIB);
+	send_pattern(_metadata, fd, SEED, 0, 2 * MIB, 0);
+	ASSERT_EQ(0, pthread_create(&c->thread, NULL, closer, c));
+	sleep_ms(100);
+	EXPECT_FALSE(__atomic_load_n(&c->closed, __ATOMIC_ACQUIRE));
+}
+
+/* close() returns when the slow reader's end has all. */
+TEST_F(ending, linger_for_slow_reader)
+{
+	struct closer c;
+	int i;
+
+	close_slowly(_metadata, &c, self->client, 60);
+	self->client = -1;
+	for (i = 0; i < 16; i++) {
+		recv_pattern(_metadata, self->server, SEED, i * MIB / 8,
+			     MIB / 8);
+		sleep_ms(3);
+	}
+	expect_eof(_metadata, self->server);
+	pthread_join(c.thread, NULL);
+	EXPECT_CARRIED(2 * MIB);
+}
+
+/* ... or when the time is over, and the rest follows. */
+TEST_F(ending, linger_runs_out)
+{
+	uint64_t start = now_ms(), took;
+	struct closer c;
+
+	close_slowly(_metadata, &c, self->client, 1);
+	self->client = -1;
+	pthread_join(c.thread, NULL);
+	took = now_ms() - start;
+	EXPECT_LE(1000, took);
+	EXPECT_GE(patience(3000), took);
+	recv_pattern(_metadata, self->server, SEED, 0, 2 * MIB);
+	expect_eof(_metadata, self->server);
+	EXPECT_CARRIED(2 * MIB);
+}
+
+/* An end that will read no more is sent to: it is not refused. */
+TEST_F(ending, sent_to_shut_reader)
+{
+	char c;
+
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	EXPECT_EQ(0, shutdown(self->server, SHUT_RD));
+	send_pattern(_metadata, self->client, SEED, 1000, 1000, 0);
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	sleep_ms(QUIET);
+	recv_pattern(_metadata, self->server, SEED, 1000, 1000);
+	EXPECT_EQ(0, recv(self->server, &c, 1, 0));
+	send_pattern(_metadata, self->client, SEED, 2000, 1000, 0);
+	sleep_ms(QUIET);
+	recv_pattern(_metadata, self->server, SEED, 2000, 1000);
+	EXPECT_EQ(0, recv(self->server, &c, 1, 0));
+	send_pattern(_metadata, self->server, ~SEED, 0, 1000, 0);
+	recv_pattern(_metadata, self->client, ~SEED, 0, 1000);
+	EXPECT_CARRIED(4000);
+}
+
+/* One that has ended its own stream too answers with a reset. */
+TEST_F(ending, sent_to_shut_down_end)
+{
+	socklen_t len = sizeof(int);
+	char c = 0;
+	int err;
+
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	EXPECT_EQ(0, shutdown(self->server, SHUT_RDWR));
+	expect_eof(_metadata, self->client);
+	EXPECT_EQ(1, send(self->client, &c, 1, MSG_NOSIGNAL));
+	EXPECT_LE(POLLERR, wait_for(self->client, 0, patience(1000)));
+	EXPECT_EQ(0, getsockopt(self->client, SOL_SOCKET, SO_ERROR, &err,
+				&len));
+	EXPECT_EQ(EPIPE, err);
+	EXPECT_EQ(-1, send(self->client, &c, 1, MSG_NOSIGNAL));
+	EXPECT_EQ(EPIPE, errno);
+	EXPECT_EQ(-1, recv(self->server, &c, 1, 0));
+	EXPECT_EQ(ECONNRESET, errno);
+	EXPECT_CARRIED(1000);
+}
+
 /* The process that wrote is gone when the reader begins. */
 TEST_F(ending, write_and_exit)
 {
