@@ -360,6 +360,51 @@ TEST_F(flow, user_timeout)
 	EXPECT_CARRIED_ANY();
 }
 
+struct pour {
+	int fd;
+	uint64_t until, sent;
+};
+
+static void *pour(void *arg)
+{
+	static char buf[4 << 20];
+	struct pour *p = arg;
+	ssize_t n;
+
+	while (now_ms() < p->until) {
+		n = send(p->fd, buf, sizeof(buf), MSG_DONTWAIT);
+		if (n > 0)
+			p->sent += n;
+		else
+			wait_for(p->fd, POLLOUT, 10);
+	}
+	shutdown(p->fd, SHUT_WR);
+	return NULL;
+}
+
+/*
+ * Large writes, and a reader who keeps up. No ACK may come so late that it is
+ * taken for a forged one (RFC 5961, section 5.2) and not heard: a writer who
+ * waits for the room that it tells of would wait for the probe timer.
+ */
+TEST_F(flow, acks_are_heard)
+{
+	struct pour p = { .fd = self->client, .until = now_ms() + 1000 };
+	static char buf[65536];
+	uint64_t got = 0;
+	pthread_t thread;
+	ssize_t n;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, pour, &p));
+	while ((n = recv(self->server, buf, sizeof(buf), 0)) > 0)
+		got += n;
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, n);
+	EXPECT_EQ(p.sent, got);
+	EXPECT_EQ(0, tcp_ext("TCPChallengeACK"));
+	EXPECT_CARRIED(got);
+}
+
 int main(int argc, char **argv)
 {
 	return friends_main(argc, argv);
