@@ -19,6 +19,7 @@ use crate::{
         Held,
         Member,
         Rcu,
+        Skb,
         Sock,
         Tcp, //
     },
@@ -53,6 +54,14 @@ pub(crate) fn may_send(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> bool {
     !member.waiting().load(Relaxed) && is_plain(&mut own.tcp()) && fence::has_room(member.peer())
 }
 
+/// It is taken: no way back to the ordinary one.
+fn sealed(skb: Fresh<'_>, s: &Tcp<'_>, moved: &mut Moved) -> Skb {
+    let mut skb = Skb::from(skb);
+
+    moved.segments = skb.set_segments(s.mss_cache());
+    skb
+}
+
 /// Gives the peer the next bytes of the stream (hook).
 ///
 /// Gives them back if they must go the ordinary way.
@@ -63,7 +72,7 @@ pub(crate) fn may_send(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> bool {
 pub(crate) fn send<'a>(
     sock: &Sock,
     caller: Caller<'_>,
-    mut skb: Fresh<'a>,
+    skb: Fresh<'a>,
     rcu: Rcu<'_>,
 ) -> Result<(), Fresh<'a>> {
     let (Some(member), Caller::Task(mut own)) = (Member::of(sock, rcu), caller) else {
@@ -76,10 +85,10 @@ pub(crate) fn send<'a>(
         return Err(skb);
     }
 
-    let moved = Moved {
+    let mut moved = Moved {
         bytes,
         skbs: 1,
-        segments: skb.set_segments(s.mss_cache()),
+        segments: 0,
         stop: Stop::Empty,
     };
     let peer = member.peer();
@@ -95,9 +104,11 @@ pub(crate) fn send<'a>(
             if fence::receiver(&s, &p).is_err() || !p.rmem_schedule_fresh(&skb) {
                 return Err(skb);
             }
+            let skb = sealed(skb, &s, &mut moved);
+
             s.wrote(bytes);
             sent_and_acknowledged(&mut s, &moved);
-            p.receive(skb.into());
+            p.receive(skb);
             window::follow(&mut s, &mut p);
             p.data_ready();
         }
@@ -105,9 +116,11 @@ pub(crate) fn send<'a>(
             if fence::busy_receiver(&busy, peer).is_err() {
                 return Err(skb);
             }
+            let skb = sealed(skb, &s, &mut moved);
+
             s.wrote(bytes);
             sent_and_acknowledged(&mut s, &moved);
-            busy.add_backlog(skb.into());
+            busy.add_backlog(skb);
             window::consume(&mut s, bytes);
         }
     }

@@ -115,18 +115,24 @@ pub(crate) fn move_all(
             break Stop::Wire(Wire::Memory);
         }
         let len = head.segment().len();
-        let segments = head.set_segments(mss);
+        let segments;
         match place {
             Place::Queue(p) => {
                 if len >= MEASURED {
                     p.refresh_mstamp();
                 }
-                let Ok(skb) = head.take_for(p) else {
+                let Ok(mut skb) = head.take_for(p) else {
                     break Stop::Wire(Wire::Memory);
                 };
+                segments = skb.set_segments(mss);
                 p.receive(skb);
             }
-            Place::Backlog(b) => b.add_backlog(head.take()),
+            Place::Backlog(b) => {
+                let mut skb = head.take();
+
+                segments = skb.set_segments(mss);
+                b.add_backlog(skb);
+            }
         }
         moved.bytes = moved.bytes.wrapping_add(len);
         moved.skbs = moved.skbs.wrapping_add(1);

@@ -50,7 +50,8 @@ pub(crate) use percpu::PerCpuCounters;
 pub(crate) use skb::{
     Arrival,
     Fresh,
-    Head, //
+    Head,
+    Skb, //
 };
 pub(crate) use sock::{
     smp_mb_after_atomic,

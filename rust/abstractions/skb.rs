@@ -35,33 +35,6 @@ unsafe fn tcp_cb(skb: *mut bindings::sk_buff) -> *mut bindings::tcp_skb_cb {
     unsafe { addr_of!((*skb).cb).cast_mut().cast() }
 }
 
-/// Notes for how many segments of `mss` bytes an skb stands (`tcp_skb_pcount()`),
-/// and returns that.
-///
-/// # Safety
-///
-/// `skb` is valid and belongs to TCP, and the caller may write to it.
-unsafe fn set_pcount(skb: *mut bindings::sk_buff, mss: u32) -> u32 {
-    // SAFETY: By the function's safety requirements.
-    let len = unsafe { addr_of!((*skb).len).read() };
-    // Mostly it is one, and a division is dear.
-    let segs = if len <= mss {
-        1
-    } else {
-        len.saturating_add(mss.saturating_sub(1))
-            .checked_div(mss)
-            .unwrap_or(1)
-    };
-    // SAFETY: As above; the member of the union that write queues use.
-    unsafe {
-        (*tcp_cb(skb))
-            .__bindgen_anon_1
-            .__bindgen_anon_1
-            .tcp_gso_segs = segs as u16;
-    }
-    segs
-}
-
 /// The bytes `[seq, end_seq)` of a stream.
 #[derive(Clone, Copy)]
 pub(crate) struct Segment {
@@ -131,12 +104,6 @@ impl<'a> Head<'a> {
     pub(crate) fn truesize(&self) -> u32 {
         // SAFETY: By the type invariants the skb is valid.
         unsafe { addr_of!((*self.raw()).truesize).read() }
-    }
-
-    /// Notes for how many segments it stands, and returns that.
-    pub(crate) fn set_segments(&mut self, mss: u32) -> u32 {
-        // SAFETY: By the type invariants the skb is valid, TCP's, and its queue ours.
-        unsafe { set_pcount(self.raw(), mss) }
     }
 
     /// Whether it is the write queue's only one.
@@ -247,6 +214,31 @@ pub(crate) struct Skb(NonNull<bindings::sk_buff>);
 const ACK: u16 = 0x10;
 
 impl Skb {
+    /// Notes for how many segments of `mss` bytes it stands (`tcp_skb_pcount()`),
+    /// and returns that.
+    pub(crate) fn set_segments(&mut self, mss: u32) -> u32 {
+        let raw = self.0.as_ptr();
+        // SAFETY: By the type invariants the skb is valid.
+        let len = unsafe { addr_of!((*raw).len).read() };
+        // Mostly it is one, and a division is dear.
+        let segments = if len <= mss {
+            1
+        } else {
+            len.saturating_add(mss.saturating_sub(1))
+                .checked_div(mss)
+                .unwrap_or(1)
+        };
+        // SAFETY: By the type invariants the skb is ours alone, and TCP's; it is the member of the
+        // union that a sender uses.
+        unsafe {
+            (*tcp_cb(raw))
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .tcp_gso_segs = segments as u16;
+        }
+        segments
+    }
+
     /// From here on it does not claim to be a segment.
     pub(super) fn clear_ack_flag(&mut self) {
         // SAFETY: By the type invariants the skb is ours alone, and TCP's.
@@ -294,12 +286,6 @@ impl Fresh<'_> {
     pub(crate) fn len(&self) -> u32 {
         // SAFETY: By the type invariants the skb is valid.
         unsafe { addr_of!((*self.raw()).len).read() }
-    }
-
-    /// Notes for how many segments it stands, and returns that.
-    pub(crate) fn set_segments(&mut self, mss: u32) -> u32 {
-        // SAFETY: By the type invariants the skb is ours alone; it has TCP's control block.
-        unsafe { set_pcount(self.raw(), mss) }
     }
 }
 
