@@ -33,6 +33,8 @@ static const char usage_text[] =
 "  -i MS         between rounds\n"
 "  -s SEED\n"
 "  -t SECONDS    without a byte are a stall (default 20)\n"
+"  -F            the kernel may inject faults into the threads that stream, and\n"
+"                they go on after the errors of those\n"
 "  -S FILE       the server's network namespace\n"
 "  -C FILE       the client's network namespace\n";
 
@@ -48,6 +50,7 @@ static struct {
 	int pause;
 	uint64_t seed;
 	int stall;
+	bool faults;
 	const char *server_ns, *client_ns;
 } opt = {
 	.family = AF_INET,
@@ -154,16 +157,40 @@ static void connect_all(void)
 	fflush(stdout);
 }
 
+/*
+ * From here on the kernel may inject faults into this thread, while somebody has
+ * switched them on. The others start and watch the threads, which must not fail.
+ */
+static void make_it_fail(void)
+{
+	static const char file[] = "/proc/thread-self/make-it-fail";
+	int fd;
+
+	if (!opt.faults)
+		return;
+	fd = open(file, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, "1", 1) != 1)
+		die(file);
+	close(fd);
+}
+
 static void *poll_thread(void *arg)
 {
+	make_it_fail();
 	halves_poll(arg, 2);
 	return NULL;
+}
+
+static void *blocking_thread(void *arg)
+{
+	make_it_fail();
+	return half_thread(arg);
 }
 
 static void start_streams(struct connection *c, int i)
 {
 	uint64_t there = mix(opt.seed + 2 * i), back = mix(opt.seed + 2 * i + 1);
-	int k;
+	int k, err = 0;
 
 	half_init(&c->h[0], c->client, true, there, opt.bytes);
 	half_init(&c->h[1], c->client, false, back, ENDLESS);
@@ -172,14 +199,23 @@ static void start_streams(struct connection *c, int i)
 	for (k = 0; k < 4; k++) {
 		c->h[k].stop = &stop;
 		c->h[k].shut = true;
+		c->h[k].stubborn = opt.faults;
+		/* What else needs memory: pages to be copied, skbs to be cut. */
+		c->h[k].zerocopy = opt.faults && i % 4 == 1;
+		c->h[k].more = opt.faults && (i % 4 == 0 || i % 4 == 3);
 		/* Some with large writes, some with small ones. */
 		if (i % 4 >= 2)
 			c->h[k].chunk = 4096;
 		if (i % 2)
-			half_start(&c->h[k]);
-		else if (k % 2 && pthread_create(&c->poller[k / 2], NULL,
-						 poll_thread, &c->h[k - 1]))
+			err = pthread_create(&c->h[k].thread, NULL,
+					     blocking_thread, &c->h[k]);
+		else if (k % 2)
+			err = pthread_create(&c->poller[k / 2], NULL,
+					     poll_thread, &c->h[k - 1]);
+		if (err) {
+			errno = err;
 			die("thread");
+		}
 	}
 }
 
@@ -263,9 +299,18 @@ static int judge(int i, const struct half *out, const struct half *in)
 
 static int run_streams(void)
 {
-	uint64_t moved = 0;
-	int i, faults = 0;
+	uint64_t moved = 0, refused = 0;
+	int i, k, faults = 0, one = 1;
 
+	for (i = 0; i < opt.connections && opt.faults; i++) {
+		if (i % 4 != 1)
+			continue;
+		if (setsockopt(connections[i].client, SOL_SOCKET, SO_ZEROCOPY,
+			       &one, sizeof(one)) ||
+		    setsockopt(connections[i].server, SOL_SOCKET, SO_ZEROCOPY,
+			       &one, sizeof(one)))
+			die("SO_ZEROCOPY");
+	}
 	for (i = 0; i < opt.connections; i++)
 		start_streams(&connections[i], i);
 	while (watch_streams())
@@ -277,11 +322,13 @@ static int run_streams(void)
 		faults += judge(i, &c->h[0], &c->h[3]);
 		faults += judge(i, &c->h[2], &c->h[1]);
 		moved += c->h[1].done + c->h[3].done;
+		for (k = 0; k < 4; k++)
+			refused += c->h[k].refused;
 		close(c->client);
 		close(c->server);
 	}
-	printf("connections %d bytes %" PRIu64 " faults %d\n",
-	       opt.connections, moved, faults);
+	printf("connections %d bytes %" PRIu64 " faults %d refused %" PRIu64
+	       "\n", opt.connections, moved, faults, refused);
 	return faults;
 }
 
@@ -363,7 +410,7 @@ static void parse(int argc, char **argv)
 {
 	int c;
 
-	while ((c = getopt(argc, argv, "6a:p:n:b:r:z:i:s:t:S:C:h")) != -1) {
+	while ((c = getopt(argc, argv, "6a:p:n:b:r:z:i:s:t:FS:C:h")) != -1) {
 		switch (c) {
 		case '6':
 			opt.family = AF_INET6;
@@ -396,6 +443,9 @@ static void parse(int argc, char **argv)
 		case 't':
 			opt.stall = atoi(optarg);
 			break;
+		case 'F':
+			opt.faults = true;
+			break;
 		case 'S':
 			opt.server_ns = optarg;
 			break;
@@ -409,7 +459,7 @@ static void parse(int argc, char **argv)
 	}
 	if (optind < argc || opt.connections < 1 ||
 	    opt.connections > CONNECTIONS_MAX || opt.request < 1 ||
-	    opt.request > CHUNK_MAX) {
+	    opt.request > CHUNK_MAX || (opt.faults && opt.rounds_only)) {
 		fputs(usage_text, stderr);
 		exit(2);
 	}

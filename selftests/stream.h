@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -131,15 +132,19 @@ struct half {
 	const bool *stop;	/* a reader that is ENDLESS with the stream */
 	size_t chunk;		/* the largest write or read, CHUNK_MAX at most */
 	unsigned int pause;	/* a writer sleeps after one in so many writes */
+	bool more;		/* every other write has MSG_MORE */
+	bool zerocopy;		/* writes have MSG_ZEROCOPY */
+	bool stubborn;		/* goes on after the errors of injected faults */
 
 	uint64_t done;
 	int64_t wrong;		/* position of the first wrong byte, or -1 */
 	int err;
 	bool eof;
 	bool over;
+	uint64_t refused;	/* calls that ended with such an error */
 
 	uint64_t state;
-	char *buf;
+	char *buf, *pages;
 	size_t at, left;
 	pthread_t thread;
 };
@@ -184,9 +189,19 @@ static inline void half_end(struct half *h)
 	__atomic_store_n(&h->over, true, __ATOMIC_RELEASE);
 }
 
+/* Whether @err is what a call says when the kernel was made to fail in it. */
+static inline bool half_bears(struct half *h, int err)
+{
+	if (!h->stubborn ||
+	    (err != EFAULT && err != ENOMEM && err != ENOBUFS))
+		return false;
+	h->refused++;
+	return true;
+}
+
 static inline void half_fail(struct half *h, int err)
 {
-	if (err == EINTR || err == EAGAIN)
+	if (err == EINTR || err == EAGAIN || half_bears(h, err))
 		return;
 	h->err = err;
 	half_end(h);
@@ -202,8 +217,28 @@ static inline size_t half_next(struct half *h)
 	return n < h->size - h->done ? n : h->size - h->done;
 }
 
+/*
+ * The kernel may still read the pages of the last write, so they are never
+ * written again: the next one has others.
+ */
+static inline bool half_new_pages(struct half *h)
+{
+	void *pages = mmap(NULL, CHUNK_MAX, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (pages == MAP_FAILED) {
+		half_fail(h, errno);
+		return false;
+	}
+	if (h->pages)
+		munmap(h->pages, CHUNK_MAX);
+	h->pages = pages;
+	return true;
+}
+
 static inline void half_write(struct half *h, int flags)
 {
+	const char *from;
 	ssize_t n;
 
 	if (!h->left) {
@@ -213,13 +248,26 @@ static inline void half_write(struct half *h, int flags)
 			return;
 		}
 		h->at = 0;
-		pattern_fill(h->buf, h->left, h->seed, h->done);
+		if (h->zerocopy && !half_new_pages(h)) {
+			h->left = 0;
+			return;
+		}
+		pattern_fill(h->zerocopy ? h->pages : h->buf, h->left,
+			     h->seed, h->done);
 	}
-	n = send(h->fd, h->buf + h->at, h->left, flags | MSG_NOSIGNAL);
+	from = h->zerocopy ? h->pages : h->buf;
+	if (h->zerocopy)
+		flags |= MSG_ZEROCOPY;
+	if (h->more && prng(&h->state) % 2)
+		flags |= MSG_MORE;
+	n = send(h->fd, from + h->at, h->left, flags | MSG_NOSIGNAL);
 	if (n < 0) {
 		half_fail(h, errno);
 		return;
 	}
+	/* Nobody waits for completions; they only must not pile up. */
+	if (h->zerocopy)
+		recv(h->fd, NULL, 0, MSG_ERRQUEUE | MSG_DONTWAIT);
 	h->at += n;
 	h->left -= n;
 	half_advance(h, n);
@@ -308,7 +356,8 @@ static inline void halves_poll(struct half *h, unsigned int n)
 		}
 		if (!live)
 			return;
-		if (poll(p, n, -1) < 0 && errno != EINTR)
+		if (poll(p, n, -1) < 0 && errno != EINTR &&
+		    !half_bears(h, errno))
 			abort();
 		for (i = 0; i < n; i++) {
 			if (p[i].revents)
