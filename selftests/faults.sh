@@ -1,0 +1,279 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck disable=SC2034,SC2154,SC2317,SC2329
+# Connections go through injected faults: memory that is not there, in pages and
+# in slabs, and user pages that cannot be copied. Every byte arrives, none stands
+# still, and when the faults have ended nothing is left of them.
+#
+# The faults are for the threads of friends_xfer alone, or for everybody, softirqs
+# too. No kernel log tells of them: for each it would hold a trace, as if there was
+# a mistake (verbose is 0; the page allocator is made to fail before the place
+# where it warns). Only those slabs fail that sockets use: kmemleak and
+# debugobjects end for good when they get no memory.
+
+. "$(dirname "$0")/common.sh"
+
+DEBUGFS=/sys/kernel/debug
+# Faults end by themselves, whatever becomes of this script.
+TIMES=100000
+# What an skb is made of: heads, and data of some sizes.
+SKB_CACHES="skbuff_head_cache skbuff_fclone_cache skbuff_small_head"
+DATA_CACHES="kmalloc-1k kmalloc-2k kmalloc-4k kmalloc-8k"
+# Each of these is tiny.
+PAIR_CACHE=kmalloc-64
+
+# need_faults KIND...: skips the test that calls it.
+need_faults()
+{
+	local kind
+
+	for kind in "$@"; do
+		[ -w "$DEBUGFS/$kind/probability" ] && continue
+		RET=$ksft_skip retmsg="this kernel has no fault injection ($kind)"
+		return 1
+	done
+}
+
+put()
+{
+	echo "$1" >"$2"
+	check_err $? "$2 cannot be set to $1"
+}
+
+# As the kernel began.
+reset()
+{
+	local dir file
+
+	for dir in "$DEBUGFS"/fail{slab,_page_alloc,_usercopy}; do
+		[ -e "$dir" ] || continue
+		put 0 "$dir/probability"
+		put N "$dir/task-filter"
+		put 1 "$dir/times"
+		put 2 "$dir/verbose"
+		[ ! -e "$dir/cache-filter" ] || put N "$dir/cache-filter"
+		[ ! -e "$dir/min-order" ] || put 1 "$dir/min-order"
+		[ ! -e "$dir/ignore-gfp-wait" ] || put Y "$dir/ignore-gfp-wait"
+	done
+	for file in /sys/kernel/slab/*/failslab; do
+		[ ! -w "$file" ] || put 0 "$file"
+	done
+}
+
+# Faults of that kind are for these caches only.
+only_in_caches()
+{
+	local cache
+
+	put Y "$DEBUGFS/failslab/cache-filter"
+	for cache in "$@"; do
+		put 1 "/sys/kernel/slab/$cache/failslab"
+	done
+}
+
+# faults_on KIND PERCENT [NAME=VALUE]...
+faults_on()
+{
+	local dir=$DEBUGFS/$1 percent=$2 setting
+
+	shift 2
+	defer reset
+	for setting in verbose=0 times="$TIMES" task-filter=Y "$@"; do
+		put "${setting#*=}" "$dir/${setting%%=*}"
+	done
+	# The last, for it is the switch.
+	put "$percent" "$dir/probability"
+}
+
+faults_off()
+{
+	put 0 "$DEBUGFS/$1/probability"
+}
+
+injected()
+{
+	echo $((TIMES - $(<"$DEBUGFS/$1/times")))
+}
+
+# moved PATH: bytes so far, by friends or by the loopback device.
+moved()
+{
+	local net=/proc/$XFER_PID/net name value rest
+
+	# Nothing when friends_xfer is gone.
+	[ -e "$net" ] || return
+	while read -r name value rest; do
+		case $1.$name in
+		friends.bytes | wire.lo:) echo "$value" ;;
+		esac
+	done <"$net/$([ "$1" = friends ] && echo tcp_friends || echo dev)"
+}
+
+# up_to VALUE SECONDS FUNCTION ARG: wait until the function's number is that.
+# While all processors are busy each process that is started takes long, so this
+# starts but one (as busywait would not).
+up_to()
+{
+	local value=$1 end=$((SECONDS + $(patience "$2"))) now
+
+	shift 2
+	until now=$("$@") && ((now >= value)); do
+		[ -n "$now" ] && ((SECONDS < end)) || return
+		sleep 0.1
+	done
+}
+
+# Of what friends_xfer printed into the files: calls that ended with an error.
+refused()
+{
+	awk '$1 == "connections" { n += $NF } END { print n + 0 }' "$@"
+}
+
+# through PATH KIND PERCENT FAULTS [NAME=VALUE]...: connections of both families
+# move data while so many faults are injected, and go on after them. REFUSED is
+# how many calls ended with an error.
+through()
+{
+	local path=$1 kind=$2 percent=$3 faults=$4 ns='' family bytes during
+	local pids=() outs=() i
+
+	shift 4
+	setup_ns ns
+	friends_set "$ns" "$([ "$path" = friends ] && echo 1 || echo 0)"
+	for family in '' -6; do
+		# shellcheck disable=SC2086
+		xfer_start "$ns" $family -F -n 4 -s $RANDOM || return
+		pids+=("$XFER_PID") outs+=("$XFER_OUT")
+	done
+	up_to 1000000 10 moved "$path"
+	check_err $? "vacuous: nothing moves before the faults"
+
+	faults_on "$kind" "$percent" "$@"
+	bytes=$(moved "$path")
+	up_to "$(scaled "$faults")" 20 injected "$kind"
+	check_err $? "vacuous: only $(injected "$kind") faults were injected"
+	up_to $((bytes + 1000000)) 20 moved "$path"
+	check_err $? "nothing moves while there are faults"
+	during=$(($(moved "$path") - bytes))
+	faults_off "$kind"
+	if [ "$path $kind" = "friends fail_page_alloc" ]; then
+		# Of MSG_ZEROCOPY the module itself must copy pages.
+		stat_at_least "$ns" wire_memory 1
+		check_err $? "vacuous: there was always memory for friends"
+	fi
+
+	bytes=$(moved "$path")
+	up_to $((bytes + 4000000)) 20 moved "$path"
+	check_err $? "the $path does not go on after the faults"
+	for i in 0 1; do
+		xfer_end "${pids[i]}" "${outs[i]}"
+	done
+	busywait "$(patience 2000)" stat_is "$ns" pairs 0
+	check_err $? "pairs are left at the end"
+	REFUSED=$(refused "${outs[@]}")
+	log_info "$friends_name.${FUNCNAME[2]}: $(injected "$kind") faults, $during bytes meanwhile, $REFUSED errors, wire_memory $(friends_stat "$ns" wire_memory)"
+}
+
+copies()
+{
+	need_faults fail_usercopy || return
+	through "$1" fail_usercopy 10 8000
+	# Memory that is missing can be waited for, but this a program must hear.
+	((RET)) || [ "$REFUSED" -gt 0 ]
+	check_err $? "vacuous: no call ended with EFAULT"
+}
+
+slabs()
+{
+	need_faults failslab || return
+	# shellcheck disable=SC2086
+	only_in_caches $SKB_CACHES $DATA_CACHES
+	through "$1" failslab 10 4000 ignore-gfp-wait=N
+}
+
+slabs_of_all()
+{
+	need_faults failslab || return
+	# shellcheck disable=SC2086
+	only_in_caches $SKB_CACHES
+	through "$1" failslab 5 4000 ignore-gfp-wait=N task-filter=N
+}
+
+pages()
+{
+	need_faults fail_page_alloc || return
+	through "$1" fail_page_alloc 40 4000 ignore-gfp-wait=N min-order=0
+}
+
+friends_copies()
+{
+	need_friends || return
+	copies friends
+}
+
+friends_slabs()
+{
+	need_friends || return
+	slabs friends
+}
+
+friends_slabs_of_all()
+{
+	need_friends || return
+	slabs_of_all friends
+}
+
+friends_pages()
+{
+	need_friends || return
+	pages friends
+}
+
+wire_copies()
+{
+	copies wire
+}
+
+wire_slabs()
+{
+	slabs wire
+}
+
+wire_slabs_of_all()
+{
+	slabs_of_all wire
+}
+
+wire_pages()
+{
+	pages wire
+}
+
+# Some that should become friends find no memory for that, and take the wire.
+friends_pairing()
+{
+	local n=16 ns='' pairs path
+
+	need_friends || return
+	need_faults failslab || return
+	setup_ns ns
+	friends_set "$ns" 1
+	only_in_caches "$PAIR_CACHE"
+	faults_on failslab 50 task-filter=N ignore-gfp-wait=Y
+	xfer_start "$ns" -F -n "$n" -s "$RANDOM" || return
+	faults_off failslab
+	pairs=$(friends_stat "$ns" pairs)
+	[ "$pairs" -gt 0 ] && [ "$pairs" -lt "$n" ]
+	check_err $? "vacuous: $pairs pairs of $n after $(injected failslab) faults"
+	for path in friends wire; do
+		up_to $(($(moved "$path") + 1000000)) 20 moved "$path"
+		check_err $? "nothing moves by $path"
+	done
+	xfer_end "$XFER_PID" "$XFER_OUT"
+	busywait "$(patience 2000)" stat_is "$ns" pairs 0
+	check_err $? "pairs are left at the end"
+	log_info "$friends_name.${FUNCNAME[0]}: $(injected failslab) faults, $pairs pairs of $n"
+}
+
+run_tests friends_copies friends_slabs friends_slabs_of_all friends_pages \
+	friends_pairing wire_copies wire_slabs wire_slabs_of_all wire_pages
