@@ -14,6 +14,7 @@ help:
 	@echo
 	@echo '  shell          a root shell in a guest with the module loaded'
 	@echo '  test-debug     the selftests on a kernel with KASAN, lockdep, kmemleak'
+	@echo '  kselftests     the kernel'\''s own selftests of TCP, with friends off and on'
 	@echo '  modules        the module for your own patched kernel: KDIR=<built tree>'
 	@echo '  root           the build root (Debian 13: toolchain, qemu, userland)'
 	@echo '  kernel         the patched kernel'
@@ -37,6 +38,10 @@ test:
 .PHONY: test-debug
 test-debug:
 	@tools/test debug
+
+.PHONY: kselftests
+kselftests:
+	@tools/kselftests
 
 .PHONY: bench
 bench:
