@@ -595,6 +595,8 @@ TEST_F(options, pacing_rate)
 	start = now_ms();
 	stream(_metadata, self->client, self->server, MIB);
 	EXPECT_LE(500, now_ms() - start);
+	if (variant->friends)
+		EXPECT_LT(0, friends_stat("wire_paced"));
 	EXPECT_CARRIED_ANY();
 }
 
