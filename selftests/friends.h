@@ -337,6 +337,22 @@ static inline void connection_teardown(struct __test_metadata *_metadata,
 
 /* Pieces of tests. */
 
+/* Wait until exactly @len bytes can be read. */
+static inline void wait_readable(struct __test_metadata *_metadata, int fd,
+				 int len)
+{
+	uint64_t end = now_ms() + patience(1000);
+	int n = -1;
+
+	do {
+		ASSERT_EQ(0, ioctl(fd, SIOCINQ, &n));
+		if (n == len)
+			return;
+		sleep_ms(1);
+	} while (now_ms() < end);
+	ASSERT_EQ(len, n);
+}
+
 /* The @events of @fd that come within @ms; 0 when none does. */
 static inline int wait_for(int fd, int events, int ms)
 {

@@ -9,32 +9,17 @@
 
 CONNECTION_FIXTURE(reading);
 
-/* Wait until exactly @len bytes can be read. */
-static void expect_readable(struct __test_metadata *_metadata, int fd, int len)
-{
-	uint64_t end = now_ms() + patience(1000);
-	int n = -1;
-
-	do {
-		ASSERT_EQ(0, ioctl(fd, SIOCINQ, &n));
-		if (n == len)
-			return;
-		sleep_ms(1);
-	} while (now_ms() < end);
-	EXPECT_EQ(len, n);
-}
-
 TEST_F(reading, peek)
 {
 	char buf[3000];
 
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
-	expect_readable(_metadata, self->server, 1000);
+	wait_readable(_metadata, self->server, 1000);
 	EXPECT_EQ(1000, recv(self->server, buf, 3000, MSG_PEEK));
 	EXPECT_EQ(-1, pattern_check(buf, 1000, SEED, 0));
 	send_pattern(_metadata, self->client, SEED, 1000, 1000, 0);
 	send_pattern(_metadata, self->client, SEED, 2000, 1000, 0);
-	expect_readable(_metadata, self->server, 3000);
+	wait_readable(_metadata, self->server, 3000);
 	EXPECT_EQ(3000, recv(self->server, buf, 3000, MSG_PEEK));
 	EXPECT_EQ(-1, pattern_check(buf, 3000, SEED, 0));
 	EXPECT_EQ(500, recv(self->server, buf, 500, MSG_PEEK));
@@ -57,7 +42,7 @@ TEST_F(reading, nothing_written)
 	EXPECT_EQ(EAGAIN, errno);
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	EXPECT_EQ(0, send(self->client, "", 0, 0));
-	expect_readable(_metadata, self->server, 1000);
+	wait_readable(_metadata, self->server, 1000);
 	recv_pattern(_metadata, self->server, SEED, 0, 1000);
 	EXPECT_EQ(-1, recv(self->server, &c, 1, MSG_DONTWAIT));
 	EXPECT_EQ(EAGAIN, errno);
@@ -71,7 +56,7 @@ TEST_F(reading, bad_pointer)
 	EXPECT_EQ(-1, send(self->client, (void *)8, 100, 0));
 	EXPECT_EQ(EFAULT, errno);
 	send_pattern(_metadata, self->client, SEED, 1000, 1000, 0);
-	expect_readable(_metadata, self->server, 2000);
+	wait_readable(_metadata, self->server, 2000);
 	recv_pattern(_metadata, self->server, SEED, 0, 2000);
 	EXPECT_CARRIED(2000);
 }
@@ -104,7 +89,7 @@ TEST_F(reading, peek_off)
 		SKIP(return, "this kernel has no SO_PEEK_OFF for TCP");
 	}
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
-	expect_readable(_metadata, self->server, 1000);
+	wait_readable(_metadata, self->server, 1000);
 	EXPECT_EQ(400, recv(self->server, buf, 400, MSG_PEEK));
 	EXPECT_EQ(400, recv(self->server, buf + 400, 400, MSG_PEEK));
 	EXPECT_EQ(200, recv(self->server, buf + 800, 400, MSG_PEEK));
@@ -198,7 +183,7 @@ TEST_F(reading, lowat)
 
 	set_int(_metadata, self->server, SOL_SOCKET, SO_RCVLOWAT, 1000);
 	send_pattern(_metadata, self->client, SEED, 0, 999, 0);
-	expect_readable(_metadata, self->server, 999);
+	wait_readable(_metadata, self->server, 999);
 	EXPECT_EQ(0, wait_for(self->server, POLLIN, QUIET));
 	send_pattern(_metadata, self->client, SEED, 999, 1, 0);
 	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(AT_ONCE)));
@@ -206,7 +191,7 @@ TEST_F(reading, lowat)
 
 	/* Non-blocking calls take what there is, also below the mark. */
 	send_pattern(_metadata, self->client, SEED, 1000, 500, 0);
-	expect_readable(_metadata, self->server, 500);
+	wait_readable(_metadata, self->server, 500);
 	EXPECT_EQ(500, recv(self->server, buf, sizeof(buf), MSG_DONTWAIT));
 	EXPECT_EQ(-1, pattern_check(buf, 500, SEED, 1000));
 
@@ -241,7 +226,7 @@ TEST_F(reading, lowat_blocks)
 TEST_F(reading, trunc)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 10000, 0);
-	expect_readable(_metadata, self->server, 10000);
+	wait_readable(_metadata, self->server, 10000);
 	recv_pattern(_metadata, self->server, SEED, 0, 1000);
 	EXPECT_EQ(5000, recv(self->server, NULL, 5000, MSG_TRUNC));
 	recv_pattern(_metadata, self->server, SEED, 6000, 1000);
@@ -294,11 +279,11 @@ TEST_F(reading, inq_and_outq)
 	int n = -1;
 
 	send_pattern(_metadata, self->client, SEED, 0, 5000, 0);
-	expect_readable(_metadata, self->server, 5000);
+	wait_readable(_metadata, self->server, 5000);
 	recv_pattern(_metadata, self->server, SEED, 0, 2000);
-	expect_readable(_metadata, self->server, 3000);
+	wait_readable(_metadata, self->server, 3000);
 	recv_pattern(_metadata, self->server, SEED, 2000, 3000);
-	expect_readable(_metadata, self->server, 0);
+	wait_readable(_metadata, self->server, 0);
 	/* On the wire it takes an ACK, which may be a delayed one. */
 	do {
 		EXPECT_EQ(0, ioctl(self->client, SIOCOUTQ, &n));
@@ -321,7 +306,7 @@ TEST_F(reading, tcp_inq)
 
 	set_int(_metadata, self->server, IPPROTO_TCP, TCP_INQ, 1);
 	send_pattern(_metadata, self->client, SEED, 0, 3000, 0);
-	expect_readable(_metadata, self->server, 3000);
+	wait_readable(_metadata, self->server, 3000);
 	EXPECT_EQ(1000, recvmsg(self->server, &msg, 0));
 	c = CMSG_FIRSTHDR(&msg);
 	ASSERT_NE(NULL, c);

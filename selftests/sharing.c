@@ -18,20 +18,6 @@
 
 CONNECTION_FIXTURE(sharing);
 
-static void wait_readable(struct __test_metadata *_metadata, int fd, int len)
-{
-	uint64_t end = now_ms() + patience(3000);
-	int n = -1;
-
-	do {
-		ASSERT_EQ(0, ioctl(fd, SIOCINQ, &n));
-		if (n == len)
-			return;
-		sleep_ms(1);
-	} while (now_ms() < end);
-	ASSERT_EQ(len, n);
-}
-
 /* SCM_RIGHTS */
 
 static void pass(struct __test_metadata *_metadata, int over, int fd)

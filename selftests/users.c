@@ -26,20 +26,6 @@
 
 CONNECTION_FIXTURE(users);
 
-static void wait_readable(struct __test_metadata *_metadata, int fd, int len)
-{
-	uint64_t end = now_ms() + patience(1000);
-	int n = -1;
-
-	do {
-		ASSERT_EQ(0, ioctl(fd, SIOCINQ, &n));
-		if (n == len)
-			return;
-		sleep_ms(1);
-	} while (now_ms() < end);
-	ASSERT_EQ(len, n);
-}
-
 /* False where the kernel has no TLS. */
 static bool tls_begin(struct __test_metadata *_metadata, int fd)
 {
