@@ -36,12 +36,13 @@ use crate::{
 };
 
 /// Whether the writer's next bytes may overtake nothing.
-fn is_plain(s: &mut Tcp<'_>) -> bool {
+fn is_plain(s: &mut Tcp<'_>, member: &Member<'_>) -> bool {
     may_go_alone(s.nonagle())
         && s.send_head().is_none()
         && !s.failed_or_shut()
         && !s.sock().wants_receive_timestamps()
-        && fence::sender(s).is_ok()
+        && fence::sender(s, member.rcu()).is_ok()
+        && !member.question().is_due(member.namespace())
 }
 
 /// Whether [`send`] would probably take a message (hook): asked before it is
@@ -51,7 +52,9 @@ pub(crate) fn may_send(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> bool {
     let (Some(member), Caller::Task(own)) = (Member::of(sock, rcu), caller) else {
         return false;
     };
-    !member.waiting().load(Relaxed) && is_plain(&mut own.tcp()) && fence::has_room(member.peer())
+    !member.waiting().load(Relaxed)
+        && is_plain(&mut own.tcp(), &member)
+        && fence::has_room(member.peer())
 }
 
 /// It is taken: no way back to the ordinary one.
@@ -81,7 +84,7 @@ pub(crate) fn send<'a>(
     let mut s = own.tcp();
     let bytes = skb.len();
     // An skb without a byte has no place in a receive queue.
-    if bytes == 0 || !is_plain(&mut s) {
+    if bytes == 0 || !is_plain(&mut s, &member) {
         return Err(skb);
     }
 

@@ -8,6 +8,7 @@ use crate::{
     abstractions::{
         Busy,
         Head,
+        Rcu,
         Sock,
         State,
         Tcp, //
@@ -20,7 +21,8 @@ const FIN: u16 = 0x01;
 /// `TCPHDR_SYN`.
 const SYN: u16 = 0x02;
 
-type Fence = Result<(), Wire>;
+/// What a question here is answered with.
+pub(crate) type Fence = Result<(), Wire>;
 
 const fn unless(fence: bool, why: Wire) -> Fence {
     if fence {
@@ -33,7 +35,7 @@ const fn unless(fence: bool, why: Wire) -> Fence {
 /// Whether the sender may move anything. The caller has it to itself.
 ///
 /// Establishes the sender's half of invariant 2.
-pub(crate) fn sender(s: &Tcp<'_>) -> Fence {
+pub(crate) fn sender(s: &Tcp<'_>, rcu: Rcu<'_>) -> Fence {
     unless(
         s.packets_out() != 0 || s.snd_una() != s.snd_nxt() || !s.rtx_queue_empty(),
         Wire::InFlight,
@@ -41,7 +43,11 @@ pub(crate) fn sender(s: &Tcp<'_>) -> Fence {
     unless(s.snd_up() != s.snd_una(), Wire::Urgent)?;
     // The wire has the clock for it.
     unless(s.sock().max_pacing_rate() != usize::MAX, Wire::Paced)?;
-    unless(s.sock().net().loopback_tapped(), Wire::Capture)
+    let net = s.sock().net();
+    unless(net.loopback_tapped(), Wire::Capture)?;
+    unless(net.loopback_governed(rcu), Wire::Traffic)?;
+    unless(net.tracks_connections(rcu), Wire::Conntrack)?;
+    unless(s.sock().cgroup_judges_sent(), Wire::Cgroup)
 }
 
 /// What can be asked of a receiver in any state of its lock. What changes
@@ -54,6 +60,7 @@ fn any_receiver(sock: &Sock) -> Fence {
         _ => return Err(Wire::PeerState),
     }
     unless(sock.has_filter(), Wire::Filter)?;
+    unless(sock.cgroup_judges_received(), Wire::Cgroup)?;
     unless(sock.wants_receive_timestamps(), Wire::Timestamp)
 }
 

@@ -38,6 +38,7 @@
 //! - [`read`]: the reader pulls what waited for room.
 //! - [`moving`]: the step that both share.
 //! - [`fence`]: who must take the wire, and why.
+//! - [`revalidate`]: now and then the wire is asked whether it still lets us.
 //! - [`hold`]: what cork and Nagle keep back.
 //! - [`window`], [`seq`]: the arithmetic.
 //! - [`namespace`], [`stats`]: the switch and the counters.
@@ -53,6 +54,7 @@ mod moving;
 mod namespace;
 mod pairing;
 mod read;
+mod revalidate;
 mod seq;
 mod stats;
 mod transmit;

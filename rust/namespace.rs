@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A namespace's switch (`net.ipv4.tcp_friends`) and counters
-//! (`/proc/net/tcp_friends`).
+//! A namespace's switches (`net.ipv4.tcp_friends`,
+//! `net.ipv4.tcp_friends_revalidate_ms`) and counters (`/proc/net/tcp_friends`).
 
 use kernel::{
     prelude::*,
@@ -14,6 +14,7 @@ use kernel::{
         },
         rcu, //
     },
+    time::msecs_to_jiffies, //
 };
 
 use crate::{
@@ -32,9 +33,21 @@ use crate::{
     },
 };
 
+/// How often the wire is asked unless the administrator says otherwise, in ms.
+const REVALIDATE_MS: u32 = 1000;
+
+/// At least one, unless there are none.
+fn jiffies(ms: u32) -> u32 {
+    // TRUNCATE: The sysctl is bounded.
+    msecs_to_jiffies(ms) as u32
+}
+
 /// The state of one namespace.
 pub(crate) struct Namespace {
     switch: Atomic<i8>,
+    revalidate_ms: Atomic<u32>,
+    /// The same in jiffies.
+    revalidate: Atomic<u32>,
     counters: PerCpuCounters<{ Counter::COUNT }>,
 }
 
@@ -43,6 +56,8 @@ impl Namespace {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             switch: Atomic::new(0),
+            revalidate_ms: Atomic::new(REVALIDATE_MS),
+            revalidate: Atomic::new(jiffies(REVALIDATE_MS)),
             counters: PerCpuCounters::new()?,
         })
     }
@@ -50,6 +65,23 @@ impl Namespace {
     /// The sysctl's byte: 1 when new connections may become friends.
     pub(crate) fn switch(&self) -> &Atomic<i8> {
         &self.switch
+    }
+
+    /// The word of the sysctl that says how often the wire is asked, in ms.
+    pub(crate) fn revalidate_ms(&self) -> &Atomic<u32> {
+        &self.revalidate_ms
+    }
+
+    /// That sysctl was written.
+    pub(crate) fn revalidate_set(&self) {
+        let ms = self.revalidate_ms.load(Relaxed);
+        self.revalidate.store(jiffies(ms), Relaxed);
+    }
+
+    /// How often a connection that moves data asks the wire, in jiffies; 0 for
+    /// never.
+    pub(crate) fn revalidate(&self) -> u32 {
+        self.revalidate.load(Relaxed)
     }
 
     /// Whether new connections may become friends.

@@ -101,7 +101,7 @@ fn pull(
     };
     let mut s = spinlocked.tcp();
 
-    match fence::sender(&s).and_then(|()| fence::receiver(&s, &p)) {
+    match fence::sender(&s, member.rcu()).and_then(|()| fence::receiver(&s, &p)) {
         Ok(()) => (),
         // What the friend moved last is still in our backlog, and must be queued first. When we let
         // go it is, and then there is something to read, so we shall be asked again.
@@ -111,9 +111,18 @@ fn pull(
     }
     member.peer_waiting().store(false, Relaxed);
 
+    let (mss, nonagle) = (s.mss_cache(), s.nonagle());
+    let question = member.peer_question();
+    if question.is_due(namespace) {
+        // The wire needs a window.
+        window::renew(&mut s, &mut p);
+        if question.is_for_wire(&mut s, namespace, mss, nonagle) {
+            s.push_pending_frames();
+            return Read::Done;
+        }
+    }
     let sock = p.sock();
     let mut place = Place::Queue(p);
-    let (mss, nonagle) = (s.mss_cache(), s.nonagle());
     let moved = move_all(&mut s, sock, &mut place, mss, nonagle);
     let Place::Queue(back) = place else {
         return Read::Tcp;

@@ -26,6 +26,15 @@ pub(crate) enum Wire {
     Paced,
     /// Somebody captures packets on the loopback device.
     Capture,
+    /// A queueing discipline, a classifier or an XDP program governs the loopback device, or it is
+    /// down.
+    Traffic,
+    /// A BPF program of the sender's or the receiver's cgroup judges packets.
+    Cgroup,
+    /// Connection tracking is on: it would lose sight of a stream that goes past it.
+    Conntrack,
+    /// The wire is asked now and then whether the connection is still allowed.
+    Revalidate,
     /// The peer's socket has a filter.
     Filter,
     /// A time stamp of a segment was asked for.
@@ -38,7 +47,7 @@ pub(crate) enum Wire {
 
 impl Wire {
     /// All reasons, in the order of their counters.
-    pub(crate) const ALL: [(Wire, &'static str); 14] = [
+    pub(crate) const ALL: [(Wire, &'static str); 18] = [
         (Wire::InFlight, "in_flight"),
         (Wire::Urgent, "urgent"),
         (Wire::Fin, "fin"),
@@ -49,6 +58,10 @@ impl Wire {
         (Wire::Contended, "contended"),
         (Wire::Paced, "paced"),
         (Wire::Capture, "capture"),
+        (Wire::Traffic, "traffic_control"),
+        (Wire::Cgroup, "cgroup"),
+        (Wire::Conntrack, "conntrack"),
+        (Wire::Revalidate, "revalidate"),
         (Wire::Filter, "filter"),
         (Wire::Timestamp, "timestamp"),
         (Wire::Shape, "shape"),

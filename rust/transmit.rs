@@ -35,7 +35,10 @@ use crate::{
         Tcp,
         Xmit, //
     },
-    fence,
+    fence::{
+        self,
+        Fence, //
+    },
     moving::{
         move_all,
         settle,
@@ -88,6 +91,18 @@ pub(crate) fn xmit(
     }
 }
 
+/// Whether the sender, which the caller has to itself, may move anything now.
+fn may_move(s: &mut Tcp<'_>, member: &Member<'_>, mss: u32, nonagle: u32) -> Fence {
+    fence::sender(s, member.rcu())?;
+    if member
+        .question()
+        .is_for_wire(s, member.namespace(), mss, nonagle)
+    {
+        return Err(Wire::Revalidate);
+    }
+    Ok(())
+}
+
 /// Takes the peer's lock as the caller may, and moves.
 fn go(
     caller: Caller<'_>,
@@ -100,14 +115,14 @@ fn go(
     let (mut s, guard) = match caller {
         Caller::Task(own) => {
             owned = own;
-            let s = owned.tcp();
-            fence::sender(&s)?;
+            let mut s = owned.tcp();
+            may_move(&mut s, member, mss, nonagle)?;
             (s, owned.lock_peer(member.peer()))
         }
         Caller::Softirq(own) => {
             spinlocked = own;
-            let s = spinlocked.tcp();
-            fence::sender(&s)?;
+            let mut s = spinlocked.tcp();
+            may_move(&mut s, member, mss, nonagle)?;
             let guard = spinlocked.try_lock_peer(member.peer());
             (s, guard.ok_or(Wire::Contended)?)
         }

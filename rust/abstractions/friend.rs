@@ -24,6 +24,10 @@
 //! - *A socket closes while being paired.* `tcp_set_state(TCP_CLOSE)` sets the
 //!   state, then (after a full barrier) reads the field. `form` sets the
 //!   field, then reads both states. One of them sees the other.
+//! - *A socket gets rules of its own while being paired* (an upper-layer protocol,
+//!   for instance). Looked at again after the fields are set. There is no barrier
+//!   on the other side, so it may be missed: such a pair only moves what that
+//!   protocol writes.
 //! - *A socket is reused.* `tcp_disconnect()` goes through `TCP_CLOSE` and so
 //!   clears the field, under the socket's lock. A hook that still holds the old
 //!   pair asks [`Member::peer_still_paired`] with the peer's spinlock held.
@@ -54,7 +58,10 @@ use super::sock::{
     Sock,
     State, //
 };
-use crate::namespace::Namespace;
+use crate::{
+    namespace::Namespace,
+    revalidate::Question, //
+};
 
 /// Which of the two ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,6 +94,8 @@ pub(crate) struct Pair {
     /// For each side: it has something to send that it could not move, and
     /// wants to hear of it when the peer reads.
     waiting: [Atomic<bool>; 2],
+    /// For each side: whether the wire still lets it.
+    questions: [Question; 2],
     /// The namespace's state, which outlives every critical section in which
     /// the pair can be found.
     namespace: NonNull<Namespace>,
@@ -138,6 +147,7 @@ impl Pair {
             Self {
                 socks: [ARef::from(a), b],
                 waiting: [Atomic::new(false), Atomic::new(false)],
+                questions: [Question::new(), Question::new()],
                 namespace: NonNull::from(namespace),
                 rcu: Opaque::uninit(),
             },
@@ -167,7 +177,11 @@ impl Pair {
             this.clear(Side::B);
             return true;
         }
-        if this.socks.iter().any(|s| s.state() == State::Close) {
+        if this
+            .socks
+            .iter()
+            .any(|s| s.state() == State::Close || s.has_own_rules())
+        {
             return !this.dissolve();
         }
         true
@@ -225,6 +239,12 @@ impl<'a> Member<'a> {
         })
     }
 
+    /// The critical section that it was found in.
+    pub(crate) fn rcu(&self) -> Rcu<'a> {
+        // SAFETY: `of` was shown that it lasts for `'a`.
+        unsafe { Rcu::new() }
+    }
+
     /// The state of the namespace that both are in.
     pub(crate) fn namespace(&self) -> &'a Namespace {
         // SAFETY: The namespace's state is freed a grace period after its last pair was dissolved.
@@ -253,6 +273,16 @@ impl<'a> Member<'a> {
     /// The peer has something that could not be moved, and waits until we read.
     pub(crate) fn peer_waiting(&self) -> &'a Atomic<bool> {
         &self.pair.waiting[self.side.other() as usize]
+    }
+
+    /// Whether the wire still lets us.
+    pub(crate) fn question(&self) -> &'a Question {
+        &self.pair.questions[self.side as usize]
+    }
+
+    /// Whether it still lets the peer.
+    pub(crate) fn peer_question(&self) -> &'a Question {
+        &self.pair.questions[self.side.other() as usize]
     }
 
     /// Ends the friendship; both go on over the wire.

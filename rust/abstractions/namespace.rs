@@ -26,6 +26,7 @@ use kernel::{
     types::Opaque,
 };
 
+use super::sock::Rcu;
 use crate::namespace::Namespace;
 
 /// A network namespace (`struct net`).
@@ -41,9 +42,10 @@ static ID: Atomic<u32> = Atomic::new(0);
 
 const NAME: &CStr = c"tcp_friends";
 
-/// Bounds of the sysctl.
+/// Bounds of the sysctls.
 static OFF: u32 = 0;
 static ON: u32 = 1;
+static DAY_MS: u32 = 24 * 60 * 60 * 1000;
 
 impl Net {
     /// # Safety
@@ -84,6 +86,82 @@ impl Net {
             !list_empty(addr_of!((*self.raw()).ptype_all)) || !list_empty(addr_of!((*lo).ptype_all))
         }
     }
+
+    /// Whether a queueing discipline, a classifier or an XDP program has a say
+    /// in what passes the loopback device, or it is down.
+    pub(crate) fn loopback_governed(&self, _rcu: Rcu<'_>) -> bool {
+        // SAFETY: The namespace and its loopback device are valid; of the programs only whether
+        // there are any is of interest. RCU is held.
+        unsafe {
+            let lo = (*self.raw()).loopback_dev;
+
+            #[cfg(CONFIG_NET_XGRESS)]
+            if !addr_of!((*lo).tcx_egress).read_volatile().is_null()
+                || !addr_of!((*lo).tcx_ingress).read_volatile().is_null()
+            {
+                return true;
+            }
+            has_queue(lo) || !addr_of!((*lo).xdp_prog).read_volatile().is_null()
+        }
+    }
+
+    /// Whether connection tracking is on, for either kind of address.
+    #[cfg(CONFIG_NETFILTER)]
+    pub(crate) fn tracks_connections(&self, _rcu: Rcu<'_>) -> bool {
+        const OUT: usize = bindings::nf_inet_hooks_NF_INET_LOCAL_OUT as usize;
+
+        // SAFETY: The namespace is valid; the arrays of hooks are freed a grace period after they
+        // were replaced, and RCU is held.
+        unsafe {
+            let nf = addr_of!((*self.raw()).nf);
+
+            has_tracker(addr_of!((*nf).hooks_ipv4[OUT]).read_volatile())
+                || has_tracker(addr_of!((*nf).hooks_ipv6[OUT]).read_volatile())
+        }
+    }
+
+    /// Whether connection tracking is on: there is none.
+    #[cfg(not(CONFIG_NETFILTER))]
+    pub(crate) fn tracks_connections(&self, _rcu: Rcu<'_>) -> bool {
+        false
+    }
+}
+
+/// Whether the connection tracker is among the hooks of packets that leave. It is
+/// told by its priority (`NF_IP_PRI_CONNTRACK`, the same for IPv6), for which
+/// another hook would be mistaken.
+///
+/// # Safety
+///
+/// `hooks` is null or an array of hooks, in an RCU read-side critical section.
+#[cfg(CONFIG_NETFILTER)]
+unsafe fn has_tracker(hooks: *const bindings::nf_hook_entries) -> bool {
+    if hooks.is_null() {
+        return false;
+    }
+    // SAFETY: By the function's safety requirements. Behind the hooks stand as many pointers to
+    // their descriptions, which are valid for as long as the array (as `nfnetlink_hook` has it).
+    unsafe {
+        let ops = bindings::nf_hook_entries_get_hook_ops(hooks);
+
+        (0..usize::from((*hooks).num_hook_entries))
+            .any(|i| (**ops.add(i)).priority == bindings::nf_ip_hook_priorities_NF_IP_PRI_CONNTRACK)
+    }
+}
+
+/// Whether what leaves through a device has to queue, or the device is down.
+///
+/// # Safety
+///
+/// `dev` is a valid device, in an RCU read-side critical section.
+unsafe fn has_queue(dev: *const bindings::net_device) -> bool {
+    // SAFETY: By the function's safety requirements. A device has one transmit queue at least,
+    // which always has a discipline, that is freed a grace period after it was replaced; `enqueue`
+    // is empty where there is no queue.
+    unsafe {
+        let qdisc = addr_of!((*(*dev)._tx).qdisc).read_volatile();
+        (*qdisc).enqueue.is_some()
+    }
 }
 
 /// # Safety
@@ -94,11 +172,22 @@ unsafe fn list_empty(head: *const bindings::list_head) -> bool {
     unsafe { addr_of!((*head).next).read_volatile() }.cast_const() == head
 }
 
+/// The sysctls: C wants an array.
+#[repr(C)]
+struct Tables {
+    switch: bindings::ctl_table,
+    revalidate: bindings::ctl_table,
+}
+
+impl Tables {
+    const COUNT: usize = size_of::<Self>() / size_of::<bindings::ctl_table>();
+}
+
 /// What the namespace's pointer leads to.
 struct Slot {
     state: Namespace,
     net: *mut bindings::net,
-    table: bindings::ctl_table,
+    tables: Tables,
     header: *mut bindings::ctl_table_header,
 }
 
@@ -122,15 +211,27 @@ impl Slot {
             Self {
                 state: Namespace::new()?,
                 net,
-                table: bindings::ctl_table {
-                    procname: NAME.as_char_ptr(),
-                    data: core::ptr::null_mut(),
-                    maxlen: 1,
-                    mode: 0o644,
-                    proc_handler: Some(Self::sysctl),
-                    extra1: addr_of!(OFF).cast_mut().cast(),
-                    extra2: addr_of!(ON).cast_mut().cast(),
-                    ..Default::default()
+                tables: Tables {
+                    switch: bindings::ctl_table {
+                        procname: NAME.as_char_ptr(),
+                        data: core::ptr::null_mut(),
+                        maxlen: 1,
+                        mode: 0o644,
+                        proc_handler: Some(Self::switch),
+                        extra1: addr_of!(OFF).cast_mut().cast(),
+                        extra2: addr_of!(ON).cast_mut().cast(),
+                        ..Default::default()
+                    },
+                    revalidate: bindings::ctl_table {
+                        procname: c"tcp_friends_revalidate_ms".as_char_ptr(),
+                        data: core::ptr::null_mut(),
+                        maxlen: size_of::<u32>() as c_int,
+                        mode: 0o644,
+                        proc_handler: Some(Self::revalidate),
+                        extra1: addr_of!(OFF).cast_mut().cast(),
+                        extra2: addr_of!(DAY_MS).cast_mut().cast(),
+                        ..Default::default()
+                    },
                 },
                 header: core::ptr::null_mut(),
             },
@@ -138,13 +239,14 @@ impl Slot {
         )?);
         // SAFETY: Just allocated, and nobody else knows it yet; it lives until `exit`.
         let proc = unsafe {
-            (*slot).table.data = (*slot).state.switch().as_ptr().cast();
+            (*slot).tables.switch.data = (*slot).state.switch().as_ptr().cast();
+            (*slot).tables.revalidate.data = (*slot).state.revalidate_ms().as_ptr().cast();
             Self::pointer(net).write_volatile(slot);
             (*slot).header = bindings::register_net_sysctl_sz(
                 net,
                 c"net/ipv4".as_char_ptr(),
-                addr_of!((*slot).table),
-                1,
+                addr_of!((*slot).tables).cast(),
+                Tables::COUNT,
             );
             bindings::proc_create_net_single(
                 NAME.as_char_ptr(),
@@ -203,7 +305,7 @@ impl Slot {
     /// # Safety
     ///
     /// As `ctl_table.proc_handler`.
-    unsafe extern "C" fn sysctl(
+    unsafe extern "C" fn switch(
         table: *const bindings::ctl_table,
         dir: c_int,
         buffer: *mut c_void,
@@ -214,9 +316,29 @@ impl Slot {
         let ret = unsafe { bindings::proc_dou8vec_minmax(table, dir, buffer, lenp, ppos) };
         if ret == 0 && dir != 0 {
             // SAFETY: The table is the field of a `Slot` that lives while handlers run.
-            let slot = unsafe { &*kernel::container_of!(table.cast_mut(), Slot, table) };
+            let slot = unsafe { &*kernel::container_of!(table.cast_mut(), Slot, tables.switch) };
             // SAFETY: So does its namespace.
             slot.state.switched(unsafe { Net::from_raw(slot.net) });
+        }
+        ret
+    }
+
+    /// # Safety
+    ///
+    /// As `ctl_table.proc_handler`.
+    unsafe extern "C" fn revalidate(
+        table: *const bindings::ctl_table,
+        dir: c_int,
+        buffer: *mut c_void,
+        lenp: *mut usize,
+        ppos: *mut bindings::loff_t,
+    ) -> c_int {
+        // SAFETY: The C side's arguments are passed on; the table's data is one word.
+        let ret = unsafe { bindings::proc_douintvec_minmax(table, dir, buffer, lenp, ppos) };
+        if ret == 0 && dir != 0 {
+            // SAFETY: The table is the field of a `Slot` that lives while handlers run.
+            let slot = unsafe { &*kernel::container_of!(table.cast_mut(), Slot, tables.revalidate) };
+            slot.state.revalidate_set();
         }
         ret
     }

@@ -211,6 +211,19 @@ impl Sock {
         !unsafe { addr_of!((*self.raw()).sk_filter).read_volatile() }.is_null()
     }
 
+    /// Whether a BPF program of its cgroup judges the packets that it sends
+    /// (`BPF_CGROUP_INET_EGRESS`).
+    pub(crate) fn cgroup_judges_sent(&self) -> bool {
+        // SAFETY: `self` is a valid socket, and keeps its cgroup.
+        unsafe { bindings::sk_cgroup_bpf_egress(self.raw()) }
+    }
+
+    /// Whether one judges those that it receives (`BPF_CGROUP_INET_INGRESS`).
+    pub(crate) fn cgroup_judges_received(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { bindings::sk_cgroup_bpf_ingress(self.raw()) }
+    }
+
     /// Whether it wants a time stamp of each segment that it receives
     /// (`SO_TIMESTAMP`, `SO_TIMESTAMPING`).
     pub(crate) fn wants_receive_timestamps(&self) -> bool {

@@ -1,0 +1,303 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck disable=SC2034,SC2154,SC2317,SC2329
+# Who governs the wire governs friends: firewalls, traffic control, connection
+# tracking and the loopback device itself, set up in mid-stream.
+
+. "$(dirname "$0")/common.sh"
+
+# Bytes that have arrived at the connections of $ns so far.
+received()
+{
+	ip netns exec "$ns" ss -Htin state established |
+		grep -o 'bytes_received:[0-9]*' |
+		awk -F: '{ n += $2 } END { printf "%d\n", n }'
+}
+
+arrived()
+{
+	[ "$(received)" -ge "$1" ]
+}
+
+# A request and a response every other ms, and bytes that arrive.
+begin()
+{
+	FRIENDS=$1
+	[ "$FRIENDS" = 0 ] || need_friends || return
+	ns=''
+	setup_ns ns
+	friends_set "$ns" "$FRIENDS"
+	xfer_start "$ns" -r 0 -z 1000 -i 2 "${@:2}" || return
+	if [ "$FRIENDS" = 1 ]; then
+		busywait "$(patience 2000)" stat_at_least "$ns" bytes 50000
+		check_err $? "vacuous: friends move nothing at first"
+	fi
+	goes_on "at first"
+}
+
+goes_on()
+{
+	busywait "$(patience 10000)" arrived $(($(received) + 20000)) >/dev/null
+	check_err $? "nothing moves $1"
+}
+
+# Nothing of the wire's own can pass, and friends hear of it in an interval.
+stands_still()
+{
+	local bytes before
+
+	sleep 1.5
+	before=$(friends_stat "$ns" bytes)
+	bytes=$(received)
+	sleep 1
+	[ "$(received)" -eq "$bytes" ] && stat_is "$ns" bytes "$before"
+	check_err $? "$(($(received) - bytes)) bytes passed $1"
+}
+
+# Friends have moved more since then.
+friends_again()
+{
+	[ "$FRIENDS" = 1 ] || return 0
+	busywait "$(patience 10000)" stat_at_least "$ns" bytes \
+		$(($(friends_stat "$ns" bytes) + 20000))
+	check_err $? "friends do not go on $1"
+}
+
+# It goes on, by the wire only, which is counted under the name $1.
+by_wire()
+{
+	local bytes
+
+	sleep 0.2
+	bytes=$(friends_stat "$ns" bytes)
+	goes_on "with $2"
+	[ "$FRIENDS" = 1 ] || return 0
+	stat_is "$ns" bytes "$bytes"
+	check_err $? "friends went past $2"
+	stat_at_least "$ns" "wire_$1" 1
+	check_err $? "no transmission was left to the wire for $2"
+}
+
+end()
+{
+	xfer_end "$XFER_PID" "$XFER_OUT"
+}
+
+nft_in()
+{
+	ip netns exec "$ns" nft "$@"
+}
+
+tc_in()
+{
+	ip netns exec "$ns" tc "$@"
+}
+
+# A rule that drops, added to a live connection, and taken away.
+firewall()
+{
+	begin "$@" || return
+	nft_in -f - <<-END
+		table inet t {
+			chain out {
+				type filter hook output priority 0
+				tcp dport $XFER_PORT drop
+				tcp sport $XFER_PORT drop
+			}
+		}
+	END
+	check_err $? "nft failed"
+	stands_still "a rule that drops"
+	nft_in delete table inet t
+	goes_on "without the rule"
+	friends_again "without the rule"
+	end
+}
+
+# A tracker that was there first follows the stream, and does not let it time out
+# while it is used.
+conntrack()
+{
+	FRIENDS=$1
+	[ "$FRIENDS" = 0 ] || need_friends || return
+	ns=''
+	setup_ns ns
+	friends_set "$ns" "$FRIENDS"
+	ip netns exec "$ns" sysctl -q -w net.netfilter.nf_conntrack_tcp_loose=0 \
+		net.netfilter.nf_conntrack_tcp_timeout_established=3
+	check_err $? "sysctl of the tracker failed"
+	nft_in -f - <<-END
+		table inet t {
+			chain in {
+				type filter hook input priority 0
+				ct state new tcp flags & (syn | ack) == syn accept
+				meta l4proto tcp ct state != established drop
+			}
+		}
+	END
+	check_err $? "nft failed"
+	xfer_start "$ns" -r 0 -z 1000 -i 2 "${@:2}" || return
+	sleep 5
+	by_wire conntrack "a tracker"
+	nft_in delete table inet t
+	friends_again "without the tracker"
+	end
+}
+
+# One that comes in mid-stream picks the stream up from the wire.
+conntrack_later()
+{
+	begin "$@" || return
+	nft_in -f - <<-END
+		table inet t {
+			chain in {
+				type filter hook input priority 0
+				meta l4proto tcp ct state invalid drop
+			}
+		}
+	END
+	check_err $? "nft failed"
+	by_wire conntrack "a tracker"
+	sleep 1.5
+	goes_on "with a tracker for longer"
+	nft_in delete table inet t
+	friends_again "without the tracker"
+	end
+}
+
+lo_down()
+{
+	begin "$@" || return
+	ip -n "$ns" link set lo down
+	stands_still "while lo is down"
+	ip -n "$ns" link set lo up
+	goes_on "when lo is up again"
+	friends_again "when lo is up again"
+	end
+}
+
+# Each packet is dropped by a classifier's action.
+classifier()
+{
+	begin "$@" || return
+	tc_in qdisc add dev lo clsact &&
+		tc_in filter add dev lo egress matchall action drop
+	check_err $? "tc failed"
+	stands_still "a classifier that drops"
+	tc_in qdisc del dev lo clsact
+	goes_on "without the classifier"
+	friends_again "without the classifier"
+	end
+}
+
+# What only looks sees all.
+classifier_passes()
+{
+	begin "$@" || return
+	tc_in qdisc add dev lo clsact &&
+		tc_in filter add dev lo ingress matchall action ok
+	check_err $? "tc failed"
+	by_wire traffic_control "a classifier"
+	tc_in qdisc del dev lo clsact
+	friends_again "without the classifier"
+	end
+}
+
+queueing()
+{
+	begin "$@" || return
+	tc_in qdisc replace dev lo root netem delay 1ms
+	check_err $? "tc failed"
+	by_wire traffic_control "a queueing discipline"
+	tc_in qdisc del dev lo root
+	friends_again "without the queueing discipline"
+	end
+}
+
+# Streams that are full, both ways, ask the wire, too.
+stream_asks()
+{
+	local asked
+
+	need_friends || return
+	FRIENDS=1
+	ns=''
+	setup_ns ns
+	friends_set "$ns" 1
+	xfer_start "$ns" -n 2 || return
+	busywait "$(patience 2000)" stat_at_least "$ns" bytes 50000
+	check_err $? "vacuous: friends move nothing"
+	asked=$(friends_stat "$ns" wire_revalidate)
+	# Two connections, two directions, one second each.
+	busywait "$(patience 4000)" stat_at_least "$ns" wire_revalidate $((asked + 8))
+	check_err $? "the wire was asked $(friends_stat "$ns" wire_revalidate) times"
+	nft_in "add table inet t; add chain inet t out { type filter hook output priority 0; };
+		add rule inet t out tcp dport $XFER_PORT drop;
+		add rule inet t out tcp sport $XFER_PORT drop"
+	check_err $? "nft failed"
+	stands_still "a rule that drops"
+	nft_in delete table inet t
+	goes_on "without the rule"
+	friends_again "without the rule"
+	end
+}
+
+# 0 is never; each namespace has its own; what makes no sense is refused.
+interval()
+{
+	local asked value
+
+	need_friends || return
+	FRIENDS=1
+	ns=''
+	setup_ns ns
+	friends_set "$ns" 1
+	[ "$(ip netns exec "$ns" sysctl -n net.ipv4.tcp_friends_revalidate_ms)" = 1000 ]
+	check_err $? "the default is not 1000 ms"
+	for value in -1 86400001 x; do
+		! ip netns exec "$ns" sysctl -q -w \
+			net.ipv4.tcp_friends_revalidate_ms="$value" 2>/dev/null
+		check_err $? "'$value' was taken"
+	done
+	ip netns exec "$ns" sysctl -q -w net.ipv4.tcp_friends_revalidate_ms=0
+	xfer_start "$ns" -r 0 -z 1000 -i 2 || return
+	sleep 2.5
+	stat_is "$ns" wire_revalidate 0
+	check_err $? "the wire was asked though the interval is 0"
+	ip netns exec "$ns" sysctl -q -w net.ipv4.tcp_friends_revalidate_ms=100
+	busywait "$(patience 2000)" stat_at_least "$ns" wire_revalidate 10
+	check_err $? "the wire was not asked every 100 ms"
+	friends_again "between"
+	end
+}
+
+TESTS=()
+for governor in firewall conntrack conntrack_later classifier classifier_passes queueing; do
+	for family in 4 6; do
+		for path in wire friends; do
+			f=${path/wire/0}
+			f=${f/friends/1}
+			eval "${governor}_${path}_ipv$family()
+			{
+				$governor $f$([ $family = 4 ] || echo ' -6')
+			}"
+			TESTS+=("${governor}_${path}_ipv$family")
+		done
+	done
+done
+
+# ::1 does not come back by itself.
+lo_down_wire_ipv4()
+{
+	lo_down 0
+}
+
+lo_down_friends_ipv4()
+{
+	lo_down 1
+}
+
+require_command nft
+require_command tc
+
+run_tests "${TESTS[@]}" lo_down_wire_ipv4 lo_down_friends_ipv4 stream_asks interval
