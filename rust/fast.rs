@@ -35,7 +35,8 @@ use crate::{
     window,
 };
 
-/// Whether the writer's next bytes may overtake nothing.
+/// Whether the writer's next bytes overtake nothing, and may be moved. The caller
+/// has it to itself, and until it lets go the answer stays true but for watchers.
 fn is_plain(s: &mut Tcp<'_>, member: &Member<'_>) -> bool {
     may_go_alone(s.nonagle())
         && s.send_head().is_none()
@@ -65,7 +66,8 @@ fn sealed(skb: Fresh<'_>, s: &Tcp<'_>, moved: &mut Moved) -> Skb {
     skb
 }
 
-/// Gives the peer the next bytes of the stream (hook).
+/// Gives the peer the next bytes of the stream (hook), for whom [`may_send`] was
+/// asked since the caller owns the sender.
 ///
 /// Gives them back if they must go the ordinary way.
 ///
@@ -84,7 +86,7 @@ pub(crate) fn send<'a>(
     let mut s = own.tcp();
     let bytes = skb.len();
     // An skb without a byte has no place in a receive queue.
-    if bytes == 0 || !is_plain(&mut s, &member) {
+    if bytes == 0 || fence::watchers(sock, member.rcu()).is_err() {
         return Err(skb);
     }
 

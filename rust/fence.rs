@@ -34,7 +34,7 @@ const fn unless(fence: bool, why: Wire) -> Fence {
 
 /// Whether the sender may move anything. The caller has it to itself.
 ///
-/// Establishes the sender's half of invariant 2.
+/// Establishes the sender's half of invariant 2, for as long as the caller has it.
 pub(crate) fn sender(s: &Tcp<'_>, rcu: Rcu<'_>) -> Fence {
     unless(
         s.packets_out() != 0 || s.snd_una() != s.snd_nxt() || !s.rtx_queue_empty(),
@@ -43,11 +43,18 @@ pub(crate) fn sender(s: &Tcp<'_>, rcu: Rcu<'_>) -> Fence {
     unless(s.snd_up() != s.snd_una(), Wire::Urgent)?;
     // The wire has the clock for it.
     unless(s.sock().max_pacing_rate() != usize::MAX, Wire::Paced)?;
-    let net = s.sock().net();
+    watchers(s.sock(), rcu)
+}
+
+/// Whether nobody watches or governs what `sock` sends on the wire. They come and
+/// go as they like, whoever has the socket.
+pub(crate) fn watchers(sock: &Sock, rcu: Rcu<'_>) -> Fence {
+    let net = sock.net();
+
     unless(net.loopback_tapped(), Wire::Capture)?;
     unless(net.loopback_governed(rcu), Wire::Traffic)?;
     unless(net.tracks_connections(rcu), Wire::Conntrack)?;
-    unless(s.sock().cgroup_judges_sent(), Wire::Cgroup)
+    unless(sock.cgroup_judges_sent(), Wire::Cgroup)
 }
 
 /// What can be asked of a receiver in any state of its lock. What changes

@@ -8,9 +8,9 @@
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "cgroup.h"
 #include "friends.h"
 
 #define SEED	0x73686172ULL
@@ -339,23 +339,6 @@ TEST_F(sharing, destroyed_while_blocked)
 
 /* memory.stat of the cgroup in which a socket was made or accepted. */
 
-#define CGROUPS	"/sys/fs/cgroup"
-
-static bool write_file(const char *dir, const char *name, const char *text)
-{
-	char path[512];
-	bool written;
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	written = write(fd, text, strlen(text)) > 0;
-	close(fd);
-	return written;
-}
-
 /* Bytes of the kernel's memory that the group's sockets take. */
 static uint64_t sock_memory(struct __test_metadata *_metadata, const char *dir)
 {
@@ -373,29 +356,6 @@ static uint64_t sock_memory(struct __test_metadata *_metadata, const char *dir)
 	fclose(f);
 	ASSERT_NE(UINT64_MAX, found);
 	return found;
-}
-
-struct group {
-	char dir[256];
-};
-
-/* A group that this process is in; false where memory is not accounted so. */
-static bool group_make(struct group *g, const char *name)
-{
-	char path[512];
-
-	snprintf(g->dir, sizeof(g->dir), CGROUPS "/tcp-friends-%s-%d", name,
-		 getpid());
-	snprintf(path, sizeof(path), "%s/memory.stat", g->dir);
-	write_file(CGROUPS, "cgroup.subtree_control", "+memory");
-	return !mkdir(g->dir, 0755) && !access(path, R_OK) &&
-	       write_file(g->dir, "cgroup.procs", "0");
-}
-
-static void group_end(const struct group *g)
-{
-	write_file(CGROUPS, "cgroup.procs", "0");
-	rmdir(g->dir);
 }
 
 /* Statistics follow within two seconds. */

@@ -337,7 +337,8 @@ impl Slot {
         let ret = unsafe { bindings::proc_douintvec_minmax(table, dir, buffer, lenp, ppos) };
         if ret == 0 && dir != 0 {
             // SAFETY: The table is the field of a `Slot` that lives while handlers run.
-            let slot = unsafe { &*kernel::container_of!(table.cast_mut(), Slot, tables.revalidate) };
+            let slot =
+                unsafe { &*kernel::container_of!(table.cast_mut(), Slot, tables.revalidate) };
             slot.state.revalidate_set();
         }
         ret
