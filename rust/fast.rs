@@ -41,6 +41,7 @@ fn is_plain(s: &mut Tcp<'_>, member: &Member<'_>) -> bool {
     may_go_alone(s.nonagle())
         && s.send_head().is_none()
         && !s.failed_or_shut()
+        && !s.owes_ack()
         && !s.sock().wants_receive_timestamps()
         && fence::sender(s, member.rcu()).is_ok()
         && !member.question().is_due(member.namespace())

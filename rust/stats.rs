@@ -14,6 +14,8 @@ pub(crate) enum Wire {
     Fin,
     /// The caller wants a segment on the wire: a tail loss probe.
     Probe,
+    /// An ACK is owed for what came by the wire, and a segment can carry it.
+    Ack,
     /// The peer's state does not take data this way (closed, shut down).
     PeerState,
     /// The peer has something out of order, or expects another byte.
@@ -47,11 +49,12 @@ pub(crate) enum Wire {
 
 impl Wire {
     /// All reasons, in the order of their counters.
-    pub(crate) const ALL: [(Wire, &'static str); 18] = [
+    pub(crate) const ALL: [(Wire, &'static str); 19] = [
         (Wire::InFlight, "in_flight"),
         (Wire::Urgent, "urgent"),
         (Wire::Fin, "fin"),
         (Wire::Probe, "probe"),
+        (Wire::Ack, "ack"),
         (Wire::PeerState, "peer_state"),
         (Wire::Sequence, "sequence"),
         (Wire::Parted, "parted"),

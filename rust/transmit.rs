@@ -117,12 +117,22 @@ fn go(
             owned = own;
             let mut s = owned.tcp();
             may_move(&mut s, member, mss, nonagle)?;
+            if s.owes_ack() {
+                // What is moved carries none, and Nagle's algorithm would have the peer wait for it
+                // (RFC 9293, section 3.7.4). Bottom halves are on, so the peer has it on return,
+                // before it could be overtaken by what is moved.
+                s.send_ack();
+            }
             (s, owned.lock_peer(member.peer()))
         }
         Caller::Softirq(own) => {
             spinlocked = own;
             let mut s = spinlocked.tcp();
             may_move(&mut s, member, mss, nonagle)?;
+            if s.owes_ack() {
+                // An ACK sent here would be overtaken by what is moved, and be out of the window.
+                return Err(Wire::Ack);
+            }
             let guard = spinlocked.try_lock_peer(member.peer());
             (s, guard.ok_or(Wire::Contended)?)
         }

@@ -405,6 +405,35 @@ TEST_F(flow, acks_are_heard)
 	EXPECT_CARRIED(got);
 }
 
+/*
+ * Requests and responses under Nagle's algorithm while, twenty times a second, one
+ * takes the wire. Friends' bytes carry no ACK: did nobody send one, the next
+ * request would wait for a delayed one, 40 ms.
+ */
+TEST_F(flow, requests_do_not_wait_for_acks)
+{
+	const uint64_t end = now_ms() + 2000;
+	uint64_t at, began, late = 0;
+
+	if (variant->friends)
+		ASSERT_EQ(0, revalidate_set("50"));
+	for (at = 0; now_ms() < end; at += 100) {
+		began = now_ms();
+		send_pattern(_metadata, self->client, SEED, at, 100, 0);
+		recv_pattern(_metadata, self->server, SEED, at, 100);
+		send_pattern(_metadata, self->server, SEED, at, 100, 0);
+		recv_pattern(_metadata, self->client, SEED, at, 100);
+		late += now_ms() - began >= 35;
+	}
+	/* Else there are forty, in the few rounds that are left. */
+	if (variant->friends) {
+		EXPECT_GE(slow() ? 20 : 5, late);
+		EXPECT_LT(5, friends_stat("wire_revalidate"));
+		EXPECT_LT(0, friends_stat("bytes"));
+	}
+	EXPECT_CARRIED_ANY();
+}
+
 int main(int argc, char **argv)
 {
 	return friends_main(argc, argv);

@@ -47,9 +47,10 @@ static inline bool friends_loaded(void)
 	return !access(FRIENDS_PROC, R_OK);
 }
 
-static inline int friends_set(const char *value)
+/* Write @value to a file under /proc/sys. Returns 0 or -errno. */
+static inline int sysctl_set(const char *file, const char *value)
 {
-	int fd = open(FRIENDS_SYSCTL, O_WRONLY), err = 0;
+	int fd = open(file, O_WRONLY), err = 0;
 
 	if (fd < 0)
 		return -errno;
@@ -57,6 +58,17 @@ static inline int friends_set(const char *value)
 		err = -errno;
 	close(fd);
 	return err;
+}
+
+static inline int friends_set(const char *value)
+{
+	return sysctl_set(FRIENDS_SYSCTL, value);
+}
+
+/* How often the wire is asked, in ms. */
+static inline int revalidate_set(const char *ms)
+{
+	return sysctl_set(FRIENDS_SYSCTL "_revalidate_ms", ms);
 }
 
 static inline int friends_get(void)

@@ -169,6 +169,7 @@ struct program {
 	uint32_t last;		/* bytes for an ending that sends some */
 	int buffers;		/* SO_SNDBUF and SO_RCVBUF at first, or 0 */
 	bool urgent, in_line, zerocopy, switched;
+	bool asked;		/* the wire is asked every 10 ms */
 	bool bare;		/* net.ipv4.tcp_timestamps 0: no TCP options */
 	int n;
 	struct step step[STEPS_MAX];
@@ -289,6 +290,8 @@ static void generate(struct program *p, uint64_t seed, int n)
 	p->zerocopy = !(prng(&state) % 3);
 	p->switched = !(prng(&state) % 4);
 	p->bare = !(prng(&state) % 3);
+	/* Not drawn: the rest of a program stays what its seed made of it. */
+	p->asked = p->seed % 2;
 
 	while (p->n < n) {
 		s = &p->step[p->n++];
@@ -348,6 +351,8 @@ static void print_program(const struct program *p)
 		printf("; urgent bytes %s line", p->in_line ? "in" : "out of");
 	if (p->zerocopy)
 		printf("; SO_ZEROCOPY");
+	if (p->asked)
+		printf("; the wire asked every 10 ms");
 	if (p->bare)
 		printf("; no time stamps");
 	printf("\n");
@@ -1565,7 +1570,8 @@ static void run_program(const struct program *p, enum path path, int ns,
 	if (setns(ns, CLONE_NEWNET))
 		die("setns");
 	if (path == FRIENDS) {
-		if (friends_set("1"))
+		if (friends_set("1") ||
+		    revalidate_set(p->asked ? "10" : "1000"))
 			die(FRIENDS_SYSCTL);
 		carried = friends_stat("bytes");
 		pairs = friends_stat("pairs_total");

@@ -757,6 +757,19 @@ impl<'a> Tcp<'a> {
         };
     }
 
+    /// Whether something that came by the wire has not been acknowledged yet.
+    pub(crate) fn owes_ack(&self) -> bool {
+        self.rcv_wup() != self.rcv_nxt()
+    }
+
+    /// Sends an ACK. The peer's lock must not be held.
+    pub(crate) fn send_ack(&mut self) {
+        // SAFETY: By the type invariants the socket is locked, as `__tcp_send_ack()` wants. In process
+        // context the peer may receive it, and move something to our backlog, before it returns;
+        // nothing here is borrowed meanwhile.
+        unsafe { bindings::__tcp_send_ack(self.0.raw(), self.rcv_nxt(), 0) };
+    }
+
     /// Lets TCP transmit what is left in the write queue, as after an ACK.
     pub(crate) fn push_pending_frames(&mut self) {
         // SAFETY: By the type invariants the socket is locked, as `tcp_push_pending_frames()`
