@@ -46,7 +46,7 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
     let Some(member) = Member::of(sock, rcu) else {
         return Read::Tcp;
     };
-    let p = match &caller {
+    let mut p = match &caller {
         Caller::Task(own) => own.tcp(),
         Caller::Softirq(own) => own.tcp(),
     };
@@ -55,10 +55,10 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
     if !member.peer_waiting().load(Relaxed) {
         // The sender looks at our memory by itself. Only a window that is all but shut is told, as
         // TCP would, lest the sender finds it shut when it goes back to the wire (invariant 3).
-        return if window::offered(&p) <= p.rcv_mss().into() {
-            Read::Tcp
-        } else {
+        return if window::offered(&p) > p.rcv_mss().into() {
             Read::Done
+        } else {
+            tell(&mut p)
         };
     }
     if !fence::has_room(sock) {
@@ -77,6 +77,15 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
             Some(guard) => pull(p, guard, &member, namespace),
             None => Read::Tcp,
         },
+    }
+}
+
+/// The sender, on the wire, hears of room by ACKs.
+fn tell(p: &mut Tcp<'_>) -> Read {
+    if window::reopen(p) {
+        Read::Ack
+    } else {
+        Read::Tcp
     }
 }
 
@@ -107,7 +116,7 @@ fn pull(
         // go it is, and then there is something to read, so we shall be asked again.
         Err(Wire::Sequence) => return Read::Done,
         // The sender is on the wire, where ACKs tell it of the window.
-        Err(_) => return Read::Tcp,
+        Err(_) => return tell(&mut p),
     }
     member.peer_waiting().store(false, Relaxed);
 
@@ -116,7 +125,7 @@ fn pull(
     if question.is_due(namespace) {
         // The wire needs a window.
         window::renew(&mut s, &mut p);
-        if question.is_for_wire(&mut s, namespace, mss, nonagle) {
+        if question.is_for_wire(&mut s, mss, nonagle) {
             s.push_pending_frames();
             return Read::Done;
         }

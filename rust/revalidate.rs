@@ -61,39 +61,25 @@ impl Question {
         )
     }
 
-    /// Whether what `s` has to send must take the wire now: it is time to ask, or
-    /// the wire has refused since it was asked, as a firewall's rule for what
-    /// leaves makes it do.
+    /// The question being due: whether what `s` has to send must take the wire now,
+    /// to ask, or because the wire has refused since it was asked, as a firewall's
+    /// rule for what leaves makes it do.
     ///
     /// Where the wire would transmit nothing anyway, the question is put off to
     /// the next move. The caller has the sender to itself and has found that
     /// nothing is in flight (invariant 2), so that `snd_nxt` tells whether the
     /// wire has carried anything: meanwhile nothing is moved. `mss` is in bytes,
     /// `nonagle` of `TCP_NAGLE_*`.
-    pub(crate) fn is_for_wire(
-        &self,
-        s: &mut Tcp<'_>,
-        namespace: &Namespace,
-        mss: u32,
-        nonagle: u32,
-    ) -> bool {
-        if !self.is_due(namespace) {
-            return false;
-        }
-        if self.open.load(Relaxed) {
-            if s.snd_nxt() == self.nxt.load(Relaxed) {
-                return true;
-            }
+    pub(crate) fn is_for_wire(&self, s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> bool {
+        if self.open.load(Relaxed) && s.snd_nxt() != self.nxt.load(Relaxed) {
             self.open.store(false, Relaxed);
             self.answered.store(tcp_jiffies32(), Relaxed);
             return false;
         }
-        if !would_transmit(s, mss, nonagle) {
-            return false;
-        }
+        let open = would_transmit(s, mss, nonagle);
         self.nxt.store(s.snd_nxt(), Relaxed);
-        self.open.store(true, Relaxed);
-        true
+        self.open.store(open, Relaxed);
+        open
     }
 }
 

@@ -94,9 +94,11 @@ pub(crate) fn xmit(
 /// Whether the sender, which the caller has to itself, may move anything now.
 fn may_move(s: &mut Tcp<'_>, member: &Member<'_>, mss: u32, nonagle: u32) -> Fence {
     fence::sender(s, member.rcu())?;
-    if member
-        .question()
-        .is_for_wire(s, member.namespace(), mss, nonagle)
+    let question = member.question();
+    if question.is_due(member.namespace())
+        // Else the segment would be dropped, and say nothing.
+        && fence::has_room(member.peer())
+        && question.is_for_wire(s, mss, nonagle)
     {
         return Err(Wire::Revalidate);
     }

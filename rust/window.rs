@@ -48,6 +48,38 @@ fn offer(p: &mut Tcp<'_>, wnd: u32) {
     }
 }
 
+/// The window that `p` would offer now.
+///
+/// Without window scaling `__tcp_select_window()` goes on from the last offer, and
+/// never gets away from none where `rcv_ssthresh` is less than a segment. TCP itself
+/// seldom gets there; [`shut`] does. So with half the buffer free, it is what the
+/// receiver aims at.
+fn select(p: &mut Tcp<'_>) -> u32 {
+    match p.select_window() {
+        0 if is_stuck(p) => p.rcv_ssthresh(),
+        wnd => wnd,
+    }
+}
+
+fn is_stuck(p: &Tcp<'_>) -> bool {
+    let sock = p.sock();
+    p.rcv_wnd() == 0 && sock.receive_memory() <= sock.receive_buffer() / 2
+}
+
+/// Where TCP would not open the window of `p` again by itself, opens it. The
+/// caller has `p` to itself.
+///
+/// Returns whether it did so, and `p` has to tell of it.
+pub(crate) fn reopen(p: &mut Tcp<'_>) -> bool {
+    if !is_stuck(p) || p.select_window() != 0 {
+        return false;
+    }
+    let wnd = p.rcv_ssthresh();
+
+    offer(p, wnd);
+    wnd != 0
+}
+
 fn learn(s: &mut Tcp<'_>, wnd: u32) {
     s.set_snd_wnd(wnd);
     if wnd > s.max_window() {
@@ -61,7 +93,7 @@ pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
     let mut wnd = offered(p);
 
     if worn(wnd, p.rcv_ssthresh()) {
-        let new = p.select_window();
+        let new = select(p);
         if new > wnd {
             offer(p, new);
             wnd = new;
@@ -74,7 +106,7 @@ pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
 /// The caller has both to itself, and nothing is in flight.
 pub(crate) fn renew(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
     let left = offered(p);
-    let new = p.select_window();
+    let new = select(p);
 
     if new > left {
         offer(p, new);

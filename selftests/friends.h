@@ -125,8 +125,11 @@ static inline bool enter_netns(struct __test_metadata *_metadata, bool friends)
 	}
 	ASSERT_EQ(0, unshare(CLONE_NEWNET));
 	lo_up(_metadata);
-	if (friends)
+	if (friends) {
 		ASSERT_EQ(0, friends_set("1"));
+		/* What friends did not carry is a fault, where nobody asked. */
+		ASSERT_EQ(0, revalidate_set("0"));
+	}
 	return true;
 }
 
