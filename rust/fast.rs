@@ -87,7 +87,10 @@ pub(crate) fn send<'a>(
     let mut s = own.tcp();
     let bytes = skb.len();
     // An skb without a byte has no place in a receive queue.
-    if bytes == 0 || fence::watchers(sock, member.rcu()).is_err() {
+    if bytes == 0
+        || fence::watchers(sock, member.rcu()).is_err()
+        || member.question().is_due(member.namespace())
+    {
         return Err(skb);
     }
 

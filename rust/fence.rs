@@ -13,6 +13,7 @@ use crate::{
         State,
         Tcp, //
     },
+    seq::before,
     stats::Wire,
 };
 
@@ -21,8 +22,7 @@ const FIN: u16 = 0x01;
 /// `TCPHDR_SYN`.
 const SYN: u16 = 0x02;
 
-/// What a question here is answered with.
-pub(crate) type Fence = Result<(), Wire>;
+type Fence = Result<(), Wire>;
 
 const fn unless(fence: bool, why: Wire) -> Fence {
     if fence {
@@ -81,6 +81,8 @@ pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>) -> Fence {
         p.rcv_nxt() != s.snd_nxt() || !p.ofo_queue_empty(),
         Wire::Sequence,
     )?;
+    // An ACK for it may be on its way, and would be out of the window once it is overtaken.
+    unless(before(p.snd_una(), s.rcv_nxt()), Wire::Ack)?;
     unless(p.urg_data() != 0, Wire::Urgent)
 }
 

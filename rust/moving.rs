@@ -64,6 +64,18 @@ pub(crate) struct Moved {
     pub(crate) stop: Stop,
 }
 
+impl Moved {
+    /// Nothing was.
+    pub(crate) const fn none(stop: Stop) -> Self {
+        Self {
+            bytes: 0,
+            skbs: 0,
+            segments: 0,
+            stop,
+        }
+    }
+}
+
 /// Moves from `s` to `peer` whatever may go.
 ///
 /// `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`.
@@ -78,12 +90,7 @@ pub(crate) fn move_all(
     mss: u32,
     nonagle: u32,
 ) -> Moved {
-    let mut moved = Moved {
-        bytes: 0,
-        skbs: 0,
-        segments: 0,
-        stop: Stop::Empty,
-    };
+    let mut moved = Moved::none(Stop::Empty);
     moved.stop = loop {
         let Some(mut head) = s.send_head() else {
             break Stop::Empty;

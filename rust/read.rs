@@ -33,6 +33,7 @@ use crate::{
         Stop, //
     },
     namespace::Namespace,
+    revalidate::Ask,
     stats::{
         Counter,
         Wire, //
@@ -46,10 +47,7 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
     let Some(member) = Member::of(sock, rcu) else {
         return Read::Tcp;
     };
-    let mut p = match &caller {
-        Caller::Task(own) => own.tcp(),
-        Caller::Softirq(own) => own.tcp(),
-    };
+    let mut p = caller.tcp();
     // What was read was taken off the account atomically; see the races of `transmit`.
     smp_mb_after_atomic();
     if !member.peer_waiting().load(Relaxed) {
@@ -89,6 +87,14 @@ fn tell(p: &mut Tcp<'_>) -> Read {
     }
 }
 
+/// Leaves what the sender holds to the wire. The caller has both to itself, and
+/// nothing is in flight.
+fn leave(s: &mut Tcp<'_>, p: &mut Tcp<'_>) -> Read {
+    window::renew(s, p);
+    s.push_pending_frames();
+    Read::Done
+}
+
 /// Moves what the sender holds, with its spinlock held, which is given back on
 /// return. The caller has the reader `p`.
 ///
@@ -115,6 +121,8 @@ fn pull(
         // What the friend moved last is still in our backlog, and must be queued first. When we let
         // go it is, and then there is something to read, so we shall be asked again.
         Err(Wire::Sequence) => return Read::Done,
+        // The wire carries the ACK that we wait for together with data.
+        Err(Wire::Ack) => return leave(&mut s, &mut p),
         // The sender is on the wire, where ACKs tell it of the window.
         Err(_) => return tell(&mut p),
     }
@@ -125,9 +133,15 @@ fn pull(
     if question.is_due(namespace) {
         // The wire needs a window.
         window::renew(&mut s, &mut p);
-        if question.is_for_wire(&mut s, mss, nonagle) {
-            s.push_pending_frames();
-            return Read::Done;
+        match question.ask(&mut s, namespace, mss, nonagle) {
+            Ask::Wire => return leave(&mut s, &mut p),
+            // What the wire would not transmit now is not moved past it. There is more to read, or
+            // TCP opens the window.
+            Ask::Window => {
+                member.peer_waiting().store(true, Relaxed);
+                return tell(&mut p);
+            }
+            Ask::Nothing | Ask::Data => (),
         }
     }
     let sock = p.sock();

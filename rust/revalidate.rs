@@ -33,12 +33,27 @@ use crate::{
 ///
 /// Written only by who has the sender to itself.
 pub(crate) struct Question {
-    /// When the wire last carried something for this, in jiffies.
+    /// When the wire was asked last and has carried something, in jiffies.
     answered: Atomic<u32>,
-    /// It has been asked since, and has not carried anything yet.
-    open: Atomic<bool>,
-    /// `snd_nxt` when it was asked.
+    /// When it was asked after that.
+    asked: Atomic<u32>,
+    /// `snd_nxt` then.
     nxt: Atomic<u32>,
+    /// It has been asked, and has not carried anything yet as far as is known.
+    open: Atomic<bool>,
+}
+
+/// What a question that is due wants.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// It is answered.
+    Nothing,
+    /// What is next must take the wire.
+    Wire,
+    /// The same, but the wire would transmit nothing now: the window is shut.
+    Window,
+    /// There is nothing to ask with: no data, or cork holds it back.
+    Data,
 }
 
 impl Question {
@@ -46,8 +61,9 @@ impl Question {
     pub(crate) fn new() -> Self {
         Self {
             answered: Atomic::new(tcp_jiffies32()),
-            open: Atomic::new(false),
+            asked: Atomic::new(0),
             nxt: Atomic::new(0),
+            open: Atomic::new(false),
         }
     }
 
@@ -61,25 +77,37 @@ impl Question {
         )
     }
 
-    /// The question being due: whether what `s` has to send must take the wire now,
-    /// to ask, or because the wire has refused since it was asked, as a firewall's
-    /// rule for what leaves makes it do.
+    /// What the question, which is due, wants of the sender.
     ///
-    /// Where the wire would transmit nothing anyway, the question is put off to
-    /// the next move. The caller has the sender to itself and has found that
-    /// nothing is in flight (invariant 2), so that `snd_nxt` tells whether the
-    /// wire has carried anything: meanwhile nothing is moved. `mss` is in bytes,
-    /// `nonagle` of `TCP_NAGLE_*`.
-    pub(crate) fn is_for_wire(&self, s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> bool {
-        if self.open.load(Relaxed) && s.snd_nxt() != self.nxt.load(Relaxed) {
+    /// Once it is asked no more is moved until the wire has carried it: it may have
+    /// refused to, as a firewall's rule for what leaves makes it do. The caller has
+    /// the sender to itself and has found that nothing is in flight (invariant 2),
+    /// so `snd_nxt` tells. `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`.
+    pub(crate) fn ask(
+        &self,
+        s: &mut Tcp<'_>,
+        namespace: &Namespace,
+        mss: u32,
+        nonagle: u32,
+    ) -> Ask {
+        if self.open.load(Relaxed) {
+            if s.snd_nxt() == self.nxt.load(Relaxed) {
+                return Ask::Wire;
+            }
             self.open.store(false, Relaxed);
-            self.answered.store(tcp_jiffies32(), Relaxed);
-            return false;
+            // The answer is as old as the question.
+            self.answered.store(self.asked.load(Relaxed), Relaxed);
+            if !self.is_due(namespace) {
+                return Ask::Nothing;
+            }
         }
-        let open = would_transmit(s, mss, nonagle);
-        self.nxt.store(s.snd_nxt(), Relaxed);
-        self.open.store(open, Relaxed);
-        open
+        let would = would_transmit(s, mss, nonagle);
+        if would == Ask::Wire {
+            self.asked.store(tcp_jiffies32(), Relaxed);
+            self.nxt.store(s.snd_nxt(), Relaxed);
+            self.open.store(true, Relaxed);
+        }
+        would
     }
 }
 
@@ -88,16 +116,22 @@ const fn passed(now: u32, last: u32, interval: u32) -> bool {
     interval != 0 && now.wrapping_sub(last) >= interval
 }
 
-/// Whether the wire would transmit something: data that cork does not hold back,
-/// within the window.
-fn would_transmit(s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> bool {
+/// Whether the wire would transmit something at once. What does not fit the window
+/// is cut, since TCP would wait for a wider one.
+fn would_transmit(s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Ask {
     let window = s.snd_wnd();
-    s.send_head().is_some_and(|head| {
-        let len = head.len();
-        len != 0
-            && window >= len.min(mss)
-            && may_go(len, mss, head.is_last(), nonagle) != Go::Nothing
-    })
+    let Some(mut head) = s.send_head() else {
+        return Ask::Data;
+    };
+    let len = head.len();
+
+    if len == 0 || may_go(len, mss, head.is_last(), nonagle) == Go::Nothing {
+        Ask::Data
+    } else if window >= len.min(mss) || (window != 0 && head.cut(window, mss)) {
+        Ask::Wire
+    } else {
+        Ask::Window
+    }
 }
 
 #[kernel::macros::kunit_tests(tcp_friends_revalidate)]

@@ -35,10 +35,7 @@ use crate::{
         Tcp,
         Xmit, //
     },
-    fence::{
-        self,
-        Fence, //
-    },
+    fence,
     moving::{
         move_all,
         settle,
@@ -47,6 +44,7 @@ use crate::{
         Stop, //
     },
     namespace::Namespace,
+    revalidate::Ask,
     stats::{
         Counter,
         Wire, //
@@ -73,8 +71,11 @@ pub(crate) fn xmit(
     let namespace = member.namespace();
     let stop = if probe {
         Stop::Wire(Wire::Probe)
-    } else if member.waiting().load(Relaxed) && !fence::has_room(member.peer()) {
-        // The reader has not read since, and will see that we wait; the window is shut already.
+    } else if member.waiting().load(Relaxed)
+        && caller.tcp().snd_wnd() == 0
+        && !fence::has_room(member.peer())
+    {
+        // The reader has not read since, and will see that we wait.
         Stop::Full
     } else {
         go(caller, &member, mss, nonagle, namespace).unwrap_or_else(Stop::Wire)
@@ -91,20 +92,6 @@ pub(crate) fn xmit(
     }
 }
 
-/// Whether the sender, which the caller has to itself, may move anything now.
-fn may_move(s: &mut Tcp<'_>, member: &Member<'_>, mss: u32, nonagle: u32) -> Fence {
-    fence::sender(s, member.rcu())?;
-    let question = member.question();
-    if question.is_due(member.namespace())
-        // Else the segment would be dropped, and say nothing.
-        && fence::has_room(member.peer())
-        && question.is_for_wire(s, mss, nonagle)
-    {
-        return Err(Wire::Revalidate);
-    }
-    Ok(())
-}
-
 /// Takes the peer's lock as the caller may, and moves.
 fn go(
     caller: Caller<'_>,
@@ -118,7 +105,7 @@ fn go(
         Caller::Task(own) => {
             owned = own;
             let mut s = owned.tcp();
-            may_move(&mut s, member, mss, nonagle)?;
+            fence::sender(&s, member.rcu())?;
             if s.owes_ack() {
                 // What is moved carries none, and Nagle's algorithm would have the peer wait for it
                 // (RFC 9293, section 3.7.4). Bottom halves are on, so the peer has it on return,
@@ -129,8 +116,8 @@ fn go(
         }
         Caller::Softirq(own) => {
             spinlocked = own;
-            let mut s = spinlocked.tcp();
-            may_move(&mut s, member, mss, nonagle)?;
+            let s = spinlocked.tcp();
+            fence::sender(&s, member.rcu())?;
             if s.owes_ack() {
                 // An ACK sent here would be overtaken by what is moved, and be out of the window.
                 return Err(Wire::Ack);
@@ -165,12 +152,28 @@ fn locked(
         return Err(Wire::Parted);
     }
     guard.incoming_cpu_update();
+    let question = member.question();
+    let due = question.is_due(namespace);
+
     match guard.held() {
         Held::Free(spinlocked) => {
-            let p = spinlocked.tcp();
+            let mut p = spinlocked.tcp();
             fence::receiver(s, &p)?;
+            let full = due && {
+                window::renew(s, &mut p);
+                match question.ask(s, namespace, mss, nonagle) {
+                    Ask::Wire => return Err(Wire::Revalidate),
+                    // What the wire would not transmit now is not moved past it.
+                    Ask::Window => true,
+                    Ask::Nothing | Ask::Data => false,
+                }
+            };
             let mut place = Place::Queue(p);
-            let moved = move_all(s, peer, &mut place, mss, nonagle);
+            let moved = if full {
+                Moved::none(Stop::Full)
+            } else {
+                move_all(s, peer, &mut place, mss, nonagle)
+            };
             let Place::Queue(mut p) = place else {
                 return Ok(moved);
             };
@@ -190,6 +193,11 @@ fn locked(
         }
         Held::Busy(busy) => {
             fence::busy_receiver(&busy, peer)?;
+            // A window that is shut may be no more than what we have used of it, without the peer
+            // telling of more: then the question waits until we find the peer free.
+            if due && question.ask(s, namespace, mss, nonagle) == Ask::Wire {
+                return Err(Wire::Revalidate);
+            }
             let mut place = Place::Backlog(busy);
             let mut moved = move_all(s, peer, &mut place, mss, nonagle);
             if moved.stop == Stop::Full {
@@ -202,8 +210,7 @@ fn locked(
                 moved.segments = moved.segments.wrapping_add(more.segments);
                 moved.stop = more.stop;
                 if moved.stop == Stop::Full {
-                    // So that the probe timer asks for the window and does not send data.
-                    s.set_snd_wnd(0);
+                    window::shut_ours(s);
                     namespace.count(Counter::Full, 1);
                 }
             }

@@ -80,8 +80,14 @@ pub(crate) fn reopen(p: &mut Tcp<'_>) -> bool {
     wnd != 0
 }
 
-fn learn(s: &mut Tcp<'_>, wnd: u32) {
+/// The prediction of headers is for the window that it was made with.
+fn set_snd_wnd(s: &mut Tcp<'_>, wnd: u32) {
     s.set_snd_wnd(wnd);
+    s.set_pred_flags(0);
+}
+
+fn learn(s: &mut Tcp<'_>, wnd: u32) {
+    set_snd_wnd(s, wnd);
     if wnd > s.max_window() {
         s.set_max_window(wnd);
     }
@@ -120,7 +126,7 @@ pub(crate) fn renew(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
 /// of file. The caller has the sender to itself.
 pub(crate) fn admit_fin(s: &mut Tcp<'_>) {
     if s.snd_wnd() == 0 && s.send_head().is_some_and(|head| head.len() == 0) {
-        s.set_snd_wnd(1);
+        set_snd_wnd(s, 1);
     }
 }
 
@@ -128,13 +134,19 @@ pub(crate) fn admit_fin(s: &mut Tcp<'_>) {
 /// itself, and nothing is in flight, so that no segment can miss it.
 pub(crate) fn shut(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
     offer(p, 0);
-    s.set_snd_wnd(0);
+    set_snd_wnd(s, 0);
+}
+
+/// A peer that we may not touch is full: the probe timer shall ask for the window,
+/// and not send data.
+pub(crate) fn shut_ours(s: &mut Tcp<'_>) {
+    set_snd_wnd(s, 0);
 }
 
 /// After `bytes` went to the backlog of a peer that we may not touch: its window
 /// will shrink by as much.
 pub(crate) fn consume(s: &mut Tcp<'_>, bytes: u32) {
-    s.set_snd_wnd(s.snd_wnd().saturating_sub(bytes));
+    set_snd_wnd(s, s.snd_wnd().saturating_sub(bytes));
 }
 
 #[kernel::macros::kunit_tests(tcp_friends_window)]

@@ -162,6 +162,11 @@ TEST_F(options, info_counts)
 	wait_acked(_metadata, self->server);
 	c = info_of(self->client);
 	s = info_of(self->server);
+	if (!variant->friends && (c.tcpi_total_retrans || s.tcpi_total_retrans)) {
+		TH_LOG("the wire sent segments again: its numbers say nothing");
+		EXPECT_CARRIED(there + back);
+		return;
+	}
 
 	EXPECT_EQ(ESTABLISHED, c.tcpi_state);
 	EXPECT_EQ(ESTABLISHED, s.tcpi_state);

@@ -169,7 +169,7 @@ struct program {
 	uint32_t last;		/* bytes for an ending that sends some */
 	int buffers;		/* SO_SNDBUF and SO_RCVBUF at first, or 0 */
 	bool urgent, in_line, zerocopy, switched;
-	bool asked;		/* the wire is asked every 10 ms */
+	bool asked;		/* the wire is asked every 20 ms */
 	bool bare;		/* net.ipv4.tcp_timestamps 0: no TCP options */
 	int n;
 	struct step step[STEPS_MAX];
@@ -352,7 +352,7 @@ static void print_program(const struct program *p)
 	if (p->zerocopy)
 		printf("; SO_ZEROCOPY");
 	if (p->asked)
-		printf("; the wire asked every 10 ms");
+		printf("; the wire asked every 20 ms");
 	if (p->bare)
 		printf("; no time stamps");
 	printf("\n");
@@ -1571,7 +1571,7 @@ static void run_program(const struct program *p, enum path path, int ns,
 		die("setns");
 	if (path == FRIENDS) {
 		if (friends_set("1") ||
-		    revalidate_set(p->asked ? "10" : "1000"))
+		    revalidate_set(p->asked ? "20" : "1000"))
 			die(FRIENDS_SYSCTL);
 		carried = friends_stat("bytes");
 		pairs = friends_stat("pairs_total");

@@ -27,7 +27,8 @@ use super::{
         Owned,
         Rcu,
         Sock,
-        Spinlocked, //
+        Spinlocked,
+        Tcp, //
     },
 };
 
@@ -40,6 +41,14 @@ pub(crate) enum Caller<'a> {
 }
 
 impl<'a> Caller<'a> {
+    /// The socket's TCP state.
+    pub(crate) fn tcp(&self) -> Tcp<'a> {
+        match self {
+            Caller::Task(own) => own.tcp(),
+            Caller::Softirq(own) => own.tcp(),
+        }
+    }
+
     /// # Safety
     ///
     /// `sock` is locked by the caller for `'a`, one way or the other.

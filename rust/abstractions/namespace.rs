@@ -79,11 +79,17 @@ impl Net {
 
     /// Whether somebody captures packets on the loopback device, or on all.
     pub(crate) fn loopback_tapped(&self) -> bool {
-        // SAFETY: The namespace and its loopback device are valid; whether a list is empty is told
-        // by one pointer, read volatile.
+        let net = self.raw();
+        // SAFETY: The namespace is valid; its loopback device is null or, while there are sockets,
+        // valid. Whether a list is empty is told by one pointer, read volatile.
         unsafe {
-            let lo = (*self.raw()).loopback_dev;
-            !list_empty(addr_of!((*self.raw()).ptype_all)) || !list_empty(addr_of!((*lo).ptype_all))
+            let lo = addr_of!((*net).loopback_dev).read_volatile();
+
+            lo.is_null()
+                || !list_empty(addr_of!((*net).ptype_all))
+                || !list_empty(addr_of!((*net).ptype_specific))
+                || !list_empty(addr_of!((*lo).ptype_all))
+                || !list_empty(addr_of!((*lo).ptype_specific))
         }
     }
 
@@ -93,8 +99,11 @@ impl Net {
         // SAFETY: The namespace and its loopback device are valid; of the programs only whether
         // there are any is of interest. RCU is held.
         unsafe {
-            let lo = (*self.raw()).loopback_dev;
+            let lo = addr_of!((*self.raw()).loopback_dev).read_volatile();
 
+            if lo.is_null() {
+                return true;
+            }
             #[cfg(CONFIG_NET_XGRESS)]
             if !addr_of!((*lo).tcx_egress).read_volatile().is_null()
                 || !addr_of!((*lo).tcx_ingress).read_volatile().is_null()

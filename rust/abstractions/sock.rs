@@ -543,6 +543,8 @@ impl<'a> Tcp<'a> {
         snd_up / set_snd_up: u32 = snd_up;
         /// The window that the peer offers, in bytes from `snd_una`.
         snd_wnd / set_snd_wnd: u32 = snd_wnd;
+        /// The header of the next segment as it is expected; 0 is none.
+        / set_pred_flags: u32 = pred_flags;
         /// The largest window seen from the peer.
         max_window / set_max_window: u32 = max_window;
         /// Segments in flight on the wire.

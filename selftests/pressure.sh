@@ -1,0 +1,85 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck disable=SC2034,SC2154,SC2317,SC2329
+# Streams while all of TCP has little memory (net.ipv4.tcp_mem): they get slower,
+# no byte is lost and none stands still. That memory is everybody's, so nothing else
+# may run meanwhile.
+
+. "$(dirname "$0")/common.sh"
+
+# ext_stat NS NAME: a counter of TcpExt: in /proc/net/netstat.
+ext_stat()
+{
+	ip netns exec "$1" awk -v name="$2" '
+		$1 != "TcpExt:" { next }
+		!column { for (i = 1; i <= NF; i++) if ($i == name) column = i; next }
+		{ print $column }' /proc/net/netstat
+}
+
+restore()
+{
+	sysctl -q -w net.ipv4.tcp_mem="$USUAL"
+}
+
+# streams FRIENDS PAGES [ARG]...: above PAGES TCP is under pressure.
+streams()
+{
+	local friends=$1 pages=$2 bytes=0 ns=''
+
+	shift 2
+	[ "$friends" = 0 ] || need_friends || return
+	setup_ns ns
+	friends_set "$ns" "$friends"
+	USUAL=$(sysctl -n net.ipv4.tcp_mem)
+	defer restore
+	sysctl -q -w net.ipv4.tcp_mem="$((pages / 2)) $pages $LIMIT"
+	check_err $? "net.ipv4.tcp_mem cannot be set"
+	xfer_start "$ns" -n 4 -b "$(scaled 8000000)" "$@" || return
+	wait "$XFER_PID"
+	check_err $? "friends_xfer: $(grep -v '^port' "$XFER_OUT" | tr '\n' ' ')"
+	[ "$(ext_stat "$ns" TCPMemoryPressures)" -ge 1 ]
+	check_err $? "vacuous: TCP was under no pressure"
+	restore
+	if [ "$friends" = 1 ]; then
+		[ "$(friends_stat "$ns" bytes)" -gt 0 ]
+		check_err $? "vacuous: friends moved nothing"
+	fi
+	# It is over.
+	xfer_start "$ns" -b "$(scaled 1000000)" || return
+	wait "$XFER_PID"
+	check_err $? "afterwards: $(grep -v '^port' "$XFER_OUT" | tr '\n' ' ')"
+}
+
+# Pressure only: buffers do not grow.
+LIMIT=1000000
+
+pressed_wire()
+{
+	streams 0 8
+}
+
+pressed_friends()
+{
+	streams 1 8
+}
+
+pressed_friends_ipv6()
+{
+	streams 1 8 -6
+}
+
+# Not a page more than this: what comes by the wire is dropped and sent again,
+# what friends would move stays where it is.
+short_wire()
+{
+	LIMIT=300
+	streams 0 150
+}
+
+short_friends()
+{
+	LIMIT=300
+	streams 1 150
+}
+
+run_tests pressed_wire pressed_friends pressed_friends_ipv6 short_wire short_friends
