@@ -133,7 +133,7 @@ fn pull(
     if question.is_due(namespace) {
         // The wire needs a window.
         window::renew(&mut s, &mut p);
-        match question.ask(&mut s, namespace, mss, nonagle) {
+        match question.ask(&mut s, namespace, mss, nonagle, true) {
             Ask::Wire => return leave(&mut s, &mut p),
             // What the wire would not transmit now is not moved past it. There is more to read, or
             // TCP opens the window.

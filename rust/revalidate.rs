@@ -82,13 +82,15 @@ impl Question {
     /// Once it is asked no more is moved until the wire has carried it: it may have
     /// refused to, as a firewall's rule for what leaves makes it do. The caller has
     /// the sender to itself and has found that nothing is in flight (invariant 2),
-    /// so `snd_nxt` tells. `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`.
+    /// so `snd_nxt` tells. `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`; `offered`
+    /// tells that the sender's window is the largest that the peer can offer.
     pub(crate) fn ask(
         &self,
         s: &mut Tcp<'_>,
         namespace: &Namespace,
         mss: u32,
         nonagle: u32,
+        offered: bool,
     ) -> Ask {
         if self.open.load(Relaxed) {
             if s.snd_nxt() == self.nxt.load(Relaxed) {
@@ -101,7 +103,7 @@ impl Question {
                 return Ask::Nothing;
             }
         }
-        let would = would_transmit(s, mss, nonagle);
+        let would = would_transmit(s, mss, nonagle, offered);
         if would == Ask::Wire {
             self.asked.store(tcp_jiffies32(), Relaxed);
             self.nxt.store(s.snd_nxt(), Relaxed);
@@ -116,9 +118,10 @@ const fn passed(now: u32, last: u32, interval: u32) -> bool {
     interval != 0 && now.wrapping_sub(last) >= interval
 }
 
-/// Whether the wire would transmit something at once. What does not fit the window
-/// is cut, since TCP would wait for a wider one.
-fn would_transmit(s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Ask {
+/// Whether the wire would transmit something at once. What does not fit a window
+/// that will not get wider is cut, since TCP would wait; without the memory for
+/// that, it does.
+fn would_transmit(s: &mut Tcp<'_>, mss: u32, nonagle: u32, offered: bool) -> Ask {
     let window = s.snd_wnd();
     let Some(mut head) = s.send_head() else {
         return Ask::Data;
@@ -126,12 +129,18 @@ fn would_transmit(s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Ask {
     let len = head.len();
 
     if len == 0 || may_go(len, mss, head.is_last(), nonagle) == Go::Nothing {
-        Ask::Data
-    } else if window >= len.min(mss) || (window != 0 && head.cut(window, mss)) {
-        Ask::Wire
-    } else {
-        Ask::Window
+        return Ask::Data;
     }
+    if window < len.min(mss) {
+        if window == 0 || !offered {
+            return Ask::Window;
+        }
+        if head.cut(window, mss) {
+            // Or tcp_grow_skb() would make it whole again.
+            head.end_record();
+        }
+    }
+    Ask::Wire
 }
 
 #[kernel::macros::kunit_tests(tcp_friends_revalidate)]

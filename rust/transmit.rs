@@ -158,10 +158,16 @@ fn locked(
     match guard.held() {
         Held::Free(spinlocked) => {
             let mut p = spinlocked.tcp();
-            fence::receiver(s, &p)?;
+            if let Err(why) = fence::receiver(s, &p) {
+                if matches!(why, Wire::Ack | Wire::Urgent) {
+                    // In sequence, and nothing is in flight: the wire needs a window.
+                    window::renew(s, &mut p);
+                }
+                return Err(why);
+            }
             let full = due && {
                 window::renew(s, &mut p);
-                match question.ask(s, namespace, mss, nonagle) {
+                match question.ask(s, namespace, mss, nonagle, true) {
                     Ask::Wire => return Err(Wire::Revalidate),
                     // What the wire would not transmit now is not moved past it.
                     Ask::Window => true,
@@ -193,9 +199,9 @@ fn locked(
         }
         Held::Busy(busy) => {
             fence::busy_receiver(&busy, peer)?;
-            // A window that is shut may be no more than what we have used of it, without the peer
-            // telling of more: then the question waits until we find the peer free.
-            if due && question.ask(s, namespace, mss, nonagle) == Ask::Wire {
+            // The window may be no more than what we have left of it, without the peer telling of
+            // more: then the question waits until we find the peer free.
+            if due && question.ask(s, namespace, mss, nonagle, false) == Ask::Wire {
                 return Err(Wire::Revalidate);
             }
             let mut place = Place::Backlog(busy);

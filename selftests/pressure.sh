@@ -53,33 +53,33 @@ streams()
 # Pressure only: buffers do not grow.
 LIMIT=1000000
 
-pressed_wire()
+wire_pressed()
 {
 	streams 0 8
 }
 
-pressed_friends()
+friends_pressed()
 {
 	streams 1 8
 }
 
-pressed_friends_ipv6()
+friends_pressed_ipv6()
 {
 	streams 1 8 -6
 }
 
 # Not a page more than this: what comes by the wire is dropped and sent again,
 # what friends would move stays where it is.
-short_wire()
+wire_short()
 {
 	LIMIT=300
 	streams 0 150
 }
 
-short_friends()
+friends_short()
 {
 	LIMIT=300
 	streams 1 150
 }
 
-run_tests pressed_wire pressed_friends pressed_friends_ipv6 short_wire short_friends
+run_tests wire_pressed friends_pressed friends_pressed_ipv6 wire_short friends_short

@@ -242,6 +242,65 @@ stream_asks()
 	end
 }
 
+# A receiver that is nearly always full, and a large buffer, of which the window is
+# often shut: what it frees is not for data that a rule denies.
+slow_reader()
+{
+	local out=$TMP/slow
+
+	FRIENDS=$1
+	[ "$FRIENDS" = 0 ] || need_friends || return
+	ns=''
+	setup_ns ns
+	friends_set "$ns" "$FRIENDS"
+	ip netns exec "$ns" python3 - >"$out" 2>&1 <<-END &
+		import socket, threading, time
+		listener = socket.socket()
+		listener.setsockopt(socket.SOL_SOCKET, 33, 2 << 20) # SO_RCVBUFFORCE
+		listener.bind(("127.0.0.1", 0))
+		listener.listen()
+		print("port", listener.getsockname()[1], flush=True)
+		client = socket.create_connection(listener.getsockname())
+		server = listener.accept()[0]
+		def write():
+		    while True:
+		        client.sendall(bytes(65536))
+		threading.Thread(target=write, daemon=True).start()
+		while True:
+		    server.recv(16384)
+		    time.sleep(0.01)
+	END
+	XFER_PID=$!
+	busywait "$(patience 20000)" grep -q '^port' "$out"
+	check_err $? "python3 did not start: $(cat "$out")"
+	XFER_PORT=$(awk '$1 == "port" { print $2 }' "$out")
+	busywait "$(patience 5000)" arrived 3000000
+	check_err $? "the receiver does not fill up"
+	if [ "$FRIENDS" = 1 ]; then
+		stat_at_least "$ns" full 1
+		check_err $? "vacuous: the receiver was never full"
+	fi
+	nft_in "add table inet t; add chain inet t out { type filter hook output priority 0; };
+		add rule inet t out tcp dport $XFER_PORT drop"
+	check_err $? "nft failed"
+	stands_still "a rule that drops"
+	nft_in delete table inet t
+	goes_on "without the rule"
+	friends_again "without the rule"
+	kill "$XFER_PID"
+	wait "$XFER_PID"
+}
+
+slow_reader_wire()
+{
+	slow_reader 0
+}
+
+slow_reader_friends()
+{
+	slow_reader 1
+}
+
 # 0 is never; each namespace has its own; what makes no sense is refused.
 interval()
 {
@@ -299,5 +358,7 @@ lo_down_friends_ipv4()
 
 require_command nft
 require_command tc
+require_command python3
 
-run_tests "${TESTS[@]}" lo_down_wire_ipv4 lo_down_friends_ipv4 stream_asks interval
+run_tests "${TESTS[@]}" lo_down_wire_ipv4 lo_down_friends_ipv4 stream_asks \
+	slow_reader_wire slow_reader_friends interval

@@ -167,6 +167,12 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// Nothing is appended to it any more (as with `MSG_EOR`).
+    pub(crate) fn end_record(&mut self) {
+        // SAFETY: By the type invariants the skb is valid and TCP's, and the queue is ours.
+        unsafe { bindings::tcp_skb_cb::set_eor_raw(tcp_cb(self.raw()), 1) };
+    }
+
     /// Takes it out of the queue and off the sender's account.
     pub(crate) fn take(self) -> Skb {
         let size = self.truesize() as i32;
