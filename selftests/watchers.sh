@@ -180,6 +180,10 @@ lo_down()
 classifier()
 {
 	begin "$@" || return
+	# What is dropped before it left is probed for twice a second, and given up
+	# after so many times.
+	ip netns exec "$ns" sysctl -q -w net.ipv4.tcp_retries2=255
+	check_err $? "sysctl failed"
 	tc_in qdisc add dev lo clsact &&
 		tc_in filter add dev lo egress matchall action drop
 	check_err $? "tc failed"
