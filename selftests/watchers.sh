@@ -19,14 +19,20 @@ arrived()
 	[ "$(received)" -ge "$1" ]
 }
 
-# A request and a response every other ms, and bytes that arrive.
-begin()
+# A namespace, $ns, with friends or without.
+enter()
 {
 	FRIENDS=$1
 	[ "$FRIENDS" = 0 ] || need_friends || return
 	ns=''
 	setup_ns ns
 	friends_set "$ns" "$FRIENDS"
+}
+
+# A request and a response every other ms, and bytes that arrive.
+begin()
+{
+	enter "$1" || return
 	xfer_start "$ns" -r 0 -z 1000 -i 2 "${@:2}" || return
 	if [ "$FRIENDS" = 1 ]; then
 		busywait "$(patience 2000)" stat_at_least "$ns" bytes 50000
@@ -118,11 +124,7 @@ firewall()
 # while it is used.
 conntrack()
 {
-	FRIENDS=$1
-	[ "$FRIENDS" = 0 ] || need_friends || return
-	ns=''
-	setup_ns ns
-	friends_set "$ns" "$FRIENDS"
+	enter "$1" || return
 	ip netns exec "$ns" sysctl -q -w net.netfilter.nf_conntrack_tcp_loose=0 \
 		net.netfilter.nf_conntrack_tcp_timeout_established=2
 	check_err $? "sysctl of the tracker failed"
@@ -223,11 +225,7 @@ stream_asks()
 {
 	local asked
 
-	need_friends || return
-	FRIENDS=1
-	ns=''
-	setup_ns ns
-	friends_set "$ns" 1
+	enter 1 || return
 	xfer_start "$ns" || return
 	busywait "$(patience 2000)" stat_at_least "$ns" bytes 50000
 	check_err $? "vacuous: friends move nothing"
@@ -252,11 +250,7 @@ slow_reader()
 {
 	local out=$TMP/slow
 
-	FRIENDS=$1
-	[ "$FRIENDS" = 0 ] || need_friends || return
-	ns=''
-	setup_ns ns
-	friends_set "$ns" "$FRIENDS"
+	enter "$1" || return
 	ip netns exec "$ns" python3 - >"$out" 2>&1 <<-END &
 		import socket, threading, time
 		listener = socket.socket()
@@ -310,11 +304,7 @@ interval()
 {
 	local asked value
 
-	need_friends || return
-	FRIENDS=1
-	ns=''
-	setup_ns ns
-	friends_set "$ns" 1
+	enter 1 || return
 	[ "$(ip netns exec "$ns" sysctl -n net.ipv4.tcp_friends_revalidate_ms)" = 1000 ]
 	check_err $? "the default is not 1000 ms"
 	for value in -1 86400001 x; do
