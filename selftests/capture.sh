@@ -55,7 +55,7 @@ capture()
 	friends_set "$ns" "$friends"
 	xfer_start "$ns" -r 0 -z 1000 -i 2 "$@" || return
 	if [ "$friends" = 1 ]; then
-		busywait "$(patience 2000)" stat_at_least "$ns" bytes 50000
+		within 2000 stat_at_least "$ns" bytes 50000
 		check_err $? "vacuous: friends move nothing before the capture"
 	else
 		sleep 0.2
@@ -66,13 +66,13 @@ capture()
 	ip netns exec "$ns" tcpdump -i lo -U -w "$TMP/lo.pcap" -B 32768 \
 		2>"$out" &
 	dump=$!
-	busywait "$(patience 5000)" grep -q 'listening on' "$out"
+	within 5000 grep -q 'listening on' "$out"
 	check_err $? "tcpdump did not start: $(cat "$out")"
 	bytes=$(friends_stat "$ns" bytes)
 	sleep "$(slow && echo 5 || echo 1)"
 	# On a busy machine that was not enough to tell.
 	segments=$(tcp_stat "$ns" OutSegs)
-	busywait "$(patience 10000)" segments_at_least "$ns" $((segments + 100))
+	within 10000 segments_at_least "$ns" $((segments + 100))
 	check_err $? "the connection stands still under the capture"
 	stat_is "$ns" bytes "$bytes"
 	check_err $? "friends moved bytes behind the capture's back"
@@ -83,7 +83,7 @@ capture()
 
 	if [ "$friends" = 1 ]; then
 		bytes=$(friends_stat "$ns" bytes)
-		busywait "$(patience 3000)" stat_at_least "$ns" bytes $((bytes + 50000))
+		within 3000 stat_at_least "$ns" bytes $((bytes + 50000))
 		check_err $? "friends do not go on after the capture"
 	fi
 	xfer_end "$XFER_PID" "$XFER_OUT"

@@ -39,6 +39,18 @@ patience()
 	slow && echo $(($1 * 10)) || echo "$1"
 }
 
+# The library's, without a process for each look at the clock.
+timestamp_ms()
+{
+	echo $((${EPOCHREALTIME/[!0-9]/} / 1000))
+}
+
+# within MS CMD...: the library's busywait, which leaves the processor to others.
+within()
+{
+	loopy_wait 'sleep 0.05' "$(patience "$1")" "${@:2}"
+}
+
 # Seconds without a byte that friends_xfer takes for a stall.
 XFER_STALL=$(slow && echo 200 || echo 20)
 
@@ -145,7 +157,7 @@ xfer_start()
 	ip netns exec "$ns" nice -n 19 friends_xfer -t "$XFER_STALL" \
 		"$@" >"$XFER_OUT" 2>&1 &
 	XFER_PID=$!
-	if ! busywait "$(patience 5000)" grep -q '^port' "$XFER_OUT"; then
+	if ! within 5000 grep -q '^port' "$XFER_OUT"; then
 		check_err 1 "friends_xfer did not start: $(cat "$XFER_OUT")"
 		return 1
 	fi
@@ -175,10 +187,10 @@ setup_veth()
 	ip -n "$b" address add 2001:db8::2/64 dev veth0 nodad
 	ip -n "$a" link set veth0 up
 	ip -n "$b" link set veth0 up
-	busywait "$(patience 5000)" ip netns exec "$a" \
+	within 5000 ip netns exec "$a" \
 		ping -q -c 1 -W 1 192.0.2.2 >/dev/null
 	check_err $? "the namespaces do not see each other"
-	busywait "$(patience 5000)" ip netns exec "$a" \
+	within 5000 ip netns exec "$a" \
 		ping -q -c 1 -W 1 2001:db8::2 >/dev/null
 	check_err $? "the namespaces do not see each other by IPv6"
 }

@@ -168,7 +168,7 @@ through()
 	for i in 0 1; do
 		xfer_end "${pids[i]}" "${outs[i]}"
 	done
-	busywait "$(patience 2000)" stat_is "$ns" pairs 0
+	within 2000 stat_is "$ns" pairs 0
 	check_err $? "pairs are left at the end"
 	REFUSED=$(refused "${outs[@]}")
 	log_info "$friends_name.${FUNCNAME[2]}: $(injected "$kind") faults, $during bytes meanwhile, $REFUSED errors, wire_memory $(friends_stat "$ns" wire_memory)"
@@ -270,7 +270,7 @@ friends_pairing()
 		check_err $? "nothing moves by $path"
 	done
 	xfer_end "$XFER_PID" "$XFER_OUT"
-	busywait "$(patience 2000)" stat_is "$ns" pairs 0
+	within 2000 stat_is "$ns" pairs 0
 	check_err $? "pairs are left at the end"
 	log_info "$friends_name.${FUNCNAME[0]}: $(injected failslab) faults, $pairs pairs of $n"
 }

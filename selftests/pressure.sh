@@ -34,7 +34,7 @@ streams()
 	defer restore
 	sysctl -q -w net.ipv4.tcp_mem="$((pages / 2)) $pages $LIMIT"
 	check_err $? "net.ipv4.tcp_mem cannot be set"
-	xfer_start "$ns" -n 4 -b "$(scaled 8000000)" "$@" || return
+	xfer_start "$ns" -n 4 -b "$(scaled 4000000)" "$@" || return
 	wait "$XFER_PID"
 	check_err $? "friends_xfer: $(grep -v '^port' "$XFER_OUT" | tr '\n' ' ')"
 	[ "$(ext_stat "$ns" TCPMemoryPressures)" -ge 1 ]

@@ -6,7 +6,7 @@
 
 . "$(dirname "$0")/common.sh"
 
-SECONDS_EACH=$((${1:-${FRIENDS_SECONDS:-20}} / 2))
+SECONDS_EACH=$((${1:-${FRIENDS_SECONDS:-12}} / 2))
 
 programs()
 {

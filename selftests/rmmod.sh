@@ -10,10 +10,10 @@ expect_friends()
 {
 	local bytes
 
-	busywait "$(patience 2000)" stat_is "$1" pairs "$2"
+	within 2000 stat_is "$1" pairs "$2"
 	check_err $? "$(friends_stat "$1" pairs) pairs, not $2"
 	bytes=$(friends_stat "$1" bytes)
-	busywait "$(patience 5000)" stat_at_least "$1" bytes $((bytes + 1000000))
+	within 5000 stat_at_least "$1" bytes $((bytes + 1000000))
 	check_err $? "vacuous: no bytes are moved by friends"
 }
 
@@ -23,7 +23,7 @@ expect_wire()
 	local segments
 
 	segments=$(tcp_stat "$1" OutSegs)
-	busywait "$(patience 5000)" segments_at_least "$1" $((segments + 50))
+	within 5000 segments_at_least "$1" $((segments + 50))
 	check_err $? "the connections stand still"
 }
 
@@ -64,7 +64,7 @@ mid_stream()
 	expect_friends "$ns" 2
 	xfer_end "$pid" "$out"
 	xfer_end "$XFER_PID" "$XFER_OUT"
-	busywait "$(patience 2000)" stat_is "$ns" pairs 0
+	within 2000 stat_is "$ns" pairs 0
 	check_err $? "pairs are left"
 }
 

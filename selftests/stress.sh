@@ -24,9 +24,9 @@ one_round()
 	# shellcheck disable=SC2086
 	xfer_start "$ns" $family -n 8 -s $RANDOM || return
 	pid=$XFER_PID out=$XFER_OUT
-	busywait "$(patience 2000)" stat_is "$ns" pairs 8
+	within 2000 stat_is "$ns" pairs 8
 	check_err $? "$(friends_stat "$ns" pairs) pairs, not 8"
-	busywait "$(patience 5000)" stat_at_least "$ns" bytes 1000000
+	within 5000 stat_at_least "$ns" bytes 1000000
 	check_err $? "vacuous: friends move nothing"
 	moment 100
 
@@ -40,7 +40,7 @@ one_round()
 	# Some that are friends when the switch is thrown.
 	# shellcheck disable=SC2086
 	xfer_start "$ns" $family -n 2 -s $RANDOM || return
-	busywait "$(patience 2000)" stat_is "$ns" pairs 2
+	within 2000 stat_is "$ns" pairs 2
 	check_err $? "$(friends_stat "$ns" pairs) pairs after insmod, not 2"
 	moment 50
 	friends_set "$ns" 0
@@ -53,7 +53,7 @@ one_round()
 	friends_set "$ns" 1
 	xfer_end "$pid" "$out"
 	xfer_end "$XFER_PID" "$XFER_OUT"
-	busywait "$(patience 2000)" stat_is "$ns" pairs 0
+	within 2000 stat_is "$ns" pairs 0
 	check_err $? "pairs are left at the end"
 }
 
@@ -100,14 +100,14 @@ rounds()
 	done
 	((RET == 0)) || return
 
-	busywait "$(patience 5000)" at_most sockets "$sockets_before"
+	within 5000 at_most sockets "$sockets_before"
 	check_err $? "$(sockets) sockets, $sockets_before before"
 	# Each CPU may hold 1 MiB of TCP's memory back.
 	cpus=$(nproc)
-	busywait "$(patience 5000)" at_most pages $((pages_before + 256 * cpus))
+	within 5000 at_most pages $((pages_before + 256 * cpus))
 	check_err $? "$(pages) pages of TCP memory, $pages_before before"
 	# 100 sockets of 2 KiB a round would be ten times this.
-	busywait "$(patience 5000)" at_most slab $((slab_before + 8192 + 20 * ROUNDS))
+	within 5000 at_most slab $((slab_before + 8192 + 20 * ROUNDS))
 	check_err $? "$(slab) KiB of slab, $slab_before before"
 	log_info "$ROUNDS rounds: sockets $sockets_before -> $(sockets), TCP pages $pages_before -> $(pages), slab $slab_before -> $(slab) KiB"
 }

@@ -26,7 +26,7 @@ among_friends()
 	friends_set "$b" 1
 	xfer_start "$b" -a 192.0.2.2 -p 5001 || return
 	pid=$XFER_PID out=$XFER_OUT
-	busywait "$(patience 2000)" stat_is "$b" pairs 1
+	within 2000 stat_is "$b" pairs 1
 	check_err $? "the connection within a namespace did not pair"
 	between -p 5002 -a 192.0.2.2 -b "$(scaled 1000000)"
 	stat_is "$a" pairs_total 0

@@ -9,9 +9,9 @@
 # Bytes that have arrived at the connections of $ns so far.
 received()
 {
-	ip netns exec "$ns" ss -Htin state established |
-		grep -o 'bytes_received:[0-9]*' |
-		awk -F: '{ n += $2 } END { printf "%d\n", n }'
+	ip netns exec "$ns" ss -Htin state established | awk '
+		{ for (i = 1; i <= NF; i++) if (sub(/^bytes_received:/, "", $i)) n += $i }
+		END { printf "%d\n", n }'
 }
 
 arrived()
@@ -29,13 +29,25 @@ enter()
 	friends_set "$ns" "$FRIENDS"
 }
 
+# How often friends ask the wire here, in ms.
+INTERVAL=$(slow && echo 1000 || echo 200)
+
+# ask_every MS
+ask_every()
+{
+	[ "$FRIENDS" = 0 ] ||
+		ip netns exec "$ns" sysctl -q -w net.ipv4.tcp_friends_revalidate_ms="$1"
+	check_err $? "net.ipv4.tcp_friends_revalidate_ms cannot be set"
+}
+
 # A request and a response every other ms, and bytes that arrive.
 begin()
 {
 	enter "$1" || return
+	ask_every "$INTERVAL"
 	xfer_start "$ns" -r 0 -z 1000 -i 2 "${@:2}" || return
 	if [ "$FRIENDS" = 1 ]; then
-		busywait "$(patience 2000)" stat_at_least "$ns" bytes 50000
+		within 2000 stat_at_least "$ns" bytes 50000
 		check_err $? "vacuous: friends move nothing at first"
 	fi
 	goes_on "at first"
@@ -43,7 +55,7 @@ begin()
 
 goes_on()
 {
-	busywait "$(patience 10000)" arrived $(($(received) + 20000)) >/dev/null
+	within 10000 arrived $(($(received) + 20000)) >/dev/null
 	check_err $? "nothing moves $1"
 }
 
@@ -52,10 +64,10 @@ stands_still()
 {
 	local bytes before
 
-	sleep 1.2
+	sleep "$(slow && echo 1.2 || echo 0.4)"
 	before=$(friends_stat "$ns" bytes)
 	bytes=$(received)
-	sleep 0.5
+	sleep "$(slow && echo 0.5 || echo 0.3)"
 	[ "$(received)" -eq "$bytes" ] && stat_is "$ns" bytes "$before"
 	check_err $? "$(($(received) - bytes)) bytes passed $1"
 }
@@ -64,7 +76,7 @@ stands_still()
 friends_again()
 {
 	[ "$FRIENDS" = 1 ] || return 0
-	busywait "$(patience 10000)" stat_at_least "$ns" bytes \
+	within 10000 stat_at_least "$ns" bytes \
 		$(($(friends_stat "$ns" bytes) + 20000))
 	check_err $? "friends do not go on $1"
 }
@@ -160,7 +172,7 @@ conntrack_later()
 	END
 	check_err $? "nft failed"
 	by_wire conntrack "a tracker"
-	sleep 1.5
+	sleep "$(slow && echo 1.5 || echo 0.5)"
 	goes_on "with a tracker for longer"
 	nft_in delete table inet t
 	friends_again "without the tracker"
@@ -226,12 +238,13 @@ stream_asks()
 	local asked
 
 	enter 1 || return
+	ask_every "$INTERVAL"
 	xfer_start "$ns" || return
-	busywait "$(patience 2000)" stat_at_least "$ns" bytes 50000
+	within 2000 stat_at_least "$ns" bytes 50000
 	check_err $? "vacuous: friends move nothing"
 	asked=$(friends_stat "$ns" wire_revalidate)
-	# Two directions, one second each.
-	busywait "$(patience 4000)" stat_at_least "$ns" wire_revalidate $((asked + 4))
+	# Two directions, each for itself.
+	within 4000 stat_at_least "$ns" wire_revalidate $((asked + 4))
 	check_err $? "the wire was asked $(friends_stat "$ns" wire_revalidate) times"
 	nft_in "add table inet t; add chain inet t out { type filter hook output priority 0; };
 		add rule inet t out tcp dport $XFER_PORT drop;
@@ -251,6 +264,7 @@ slow_reader()
 	local out=$TMP/slow
 
 	enter "$1" || return
+	ask_every "$INTERVAL"
 	ip netns exec "$ns" python3 - >"$out" 2>&1 <<-END &
 		import socket, threading, time
 		listener = socket.socket()
@@ -269,10 +283,10 @@ slow_reader()
 		    time.sleep(0.01)
 	END
 	XFER_PID=$!
-	busywait "$(patience 20000)" grep -q '^port' "$out"
+	within 20000 grep -q '^port' "$out"
 	check_err $? "python3 did not start: $(cat "$out")"
 	XFER_PORT=$(awk '$1 == "port" { print $2 }' "$out")
-	busywait "$(patience 5000)" arrived 3000000
+	within 5000 arrived 3000000
 	check_err $? "the receiver does not fill up"
 	if [ "$FRIENDS" = 1 ]; then
 		stat_at_least "$ns" full 1
@@ -312,13 +326,13 @@ interval()
 			net.ipv4.tcp_friends_revalidate_ms="$value" 2>/dev/null
 		check_err $? "'$value' was taken"
 	done
-	ip netns exec "$ns" sysctl -q -w net.ipv4.tcp_friends_revalidate_ms=0
+	ask_every 0
 	xfer_start "$ns" -r 0 -z 1000 -i 2 || return
-	sleep 2.5
+	sleep 1.5
 	stat_is "$ns" wire_revalidate 0
 	check_err $? "the wire was asked though the interval is 0"
-	ip netns exec "$ns" sysctl -q -w net.ipv4.tcp_friends_revalidate_ms=100
-	busywait "$(patience 2000)" stat_at_least "$ns" wire_revalidate 10
+	ask_every 100
+	within 2000 stat_at_least "$ns" wire_revalidate 10
 	check_err $? "the wire was not asked every 100 ms"
 	friends_again "between"
 	end
