@@ -107,6 +107,12 @@ fn go(
             let mut s = owned.tcp();
             fence::sender(&s, member.rcu())?;
             if s.owes_ack() {
+                if let Some(head) = s.send_head() {
+                    if !fence::is_data_and_fin(&head) {
+                        // What takes the wire takes the ACK along.
+                        fence::skb(&head)?;
+                    }
+                }
                 // What is moved carries none, and Nagle's algorithm would have the peer wait for it
                 // (RFC 9293, section 3.7.4). Bottom halves are on, so the peer has it on return,
                 // before it could be overtaken by what is moved.

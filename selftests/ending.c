@@ -282,6 +282,43 @@ TEST_F(ending, time_wait_at_server)
 	EXPECT_CARRIED(1000);
 }
 
+static uint32_t segments_out(struct __test_metadata *_metadata, int fd)
+{
+	struct tcp_info info = {};
+	socklen_t len = sizeof(info);
+
+	EXPECT_EQ(0, getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len));
+	return info.tcpi_segs_out;
+}
+
+/* Who ends its stream acknowledges the other's end by the same segment. */
+TEST_F(ending, fin_carries_the_ack)
+{
+	uint32_t before, segments, least = UINT32_MAX;
+	uint64_t sent = 0;
+	int i;
+
+	/* On a busy machine the ACK may not wait for it. */
+	for (i = 0; i < 8 && least != 1; i++) {
+		if (i) {
+			close(self->server);
+			close(self->client);
+			open_connection(_metadata, variant->ends, NULL,
+					&self->client, &self->server);
+		}
+		sent += talk(_metadata, self->client, self->server);
+		before = segments_out(_metadata, self->server);
+		EXPECT_EQ(0, shutdown(self->client, SHUT_WR));
+		expect_eof(_metadata, self->server);
+		EXPECT_EQ(0, shutdown(self->server, SHUT_WR));
+		segments = segments_out(_metadata, self->server) - before;
+		if (segments < least)
+			least = segments;
+	}
+	EXPECT_EQ(1, least);
+	EXPECT_CARRIED(sent);
+}
+
 struct last_words {
 	int fd;
 	size_t size;
