@@ -7,7 +7,7 @@
 
 . "$(dirname "$0")/common.sh"
 
-ROUNDS=${1:-${FRIENDS_ROUNDS:-2}}
+ROUNDS=${1:-${FRIENDS_ROUNDS:-$(slow && echo 2 || echo 3)}}
 
 # A moment of random length, up to $1 ms.
 moment()
