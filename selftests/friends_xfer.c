@@ -33,6 +33,7 @@ static const char usage_text[] =
 "  -i MS         between rounds\n"
 "  -s SEED\n"
 "  -t SECONDS    without a byte are a stall (default 20)\n"
+"  -f            nobody reads until all ends have written what goes in\n"
 "  -F            the kernel may inject faults into the threads that stream, and\n"
 "                they go on after the errors of those\n"
 "  -S FILE       the server's network namespace\n"
@@ -50,6 +51,7 @@ static struct {
 	int pause;
 	uint64_t seed;
 	int stall;
+	bool fill;
 	bool faults;
 	const char *server_ns, *client_ns;
 } opt = {
@@ -187,10 +189,10 @@ static void *blocking_thread(void *arg)
 	return half_thread(arg);
 }
 
-static void start_streams(struct connection *c, int i)
+static void init_streams(struct connection *c, int i)
 {
 	uint64_t there = mix(opt.seed + 2 * i), back = mix(opt.seed + 2 * i + 1);
-	int k, err = 0;
+	int k;
 
 	half_init(&c->h[0], c->client, true, there, opt.bytes);
 	half_init(&c->h[1], c->client, false, back, ENDLESS);
@@ -206,6 +208,14 @@ static void start_streams(struct connection *c, int i)
 		/* Some with large writes, some with small ones. */
 		if (i % 4 >= 2)
 			c->h[k].chunk = 4096;
+	}
+}
+
+static void start_streams(struct connection *c, int i)
+{
+	int k, err = 0;
+
+	for (k = 0; k < 4; k++) {
 		if (i % 2)
 			err = pthread_create(&c->h[k].thread, NULL,
 					     blocking_thread, &c->h[k]);
@@ -297,6 +307,17 @@ static int judge(int i, const struct half *out, const struct half *in)
 	return faults;
 }
 
+/* Without a thread, so that what goes in does not depend on who runs when. */
+static void fill(struct half *h)
+{
+	uint64_t before;
+
+	do {
+		before = h->done;
+		half_write(h, MSG_DONTWAIT);
+	} while (!h->over && h->done != before);
+}
+
 static int run_streams(void)
 {
 	uint64_t moved = 0, refused = 0;
@@ -310,6 +331,13 @@ static int run_streams(void)
 		    setsockopt(connections[i].server, SOL_SOCKET, SO_ZEROCOPY,
 			       &one, sizeof(one)))
 			die("SO_ZEROCOPY");
+	}
+	for (i = 0; i < opt.connections; i++) {
+		init_streams(&connections[i], i);
+		if (!opt.fill)
+			continue;
+		fill(&connections[i].h[0]);
+		fill(&connections[i].h[2]);
 	}
 	for (i = 0; i < opt.connections; i++)
 		start_streams(&connections[i], i);
@@ -410,7 +438,7 @@ static void parse(int argc, char **argv)
 {
 	int c;
 
-	while ((c = getopt(argc, argv, "6a:p:n:b:r:z:i:s:t:FS:C:h")) != -1) {
+	while ((c = getopt(argc, argv, "6a:p:n:b:r:z:i:s:t:fFS:C:h")) != -1) {
 		switch (c) {
 		case '6':
 			opt.family = AF_INET6;
@@ -442,6 +470,9 @@ static void parse(int argc, char **argv)
 			break;
 		case 't':
 			opt.stall = atoi(optarg);
+			break;
+		case 'f':
+			opt.fill = true;
 			break;
 		case 'F':
 			opt.faults = true;

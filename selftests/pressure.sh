@@ -3,7 +3,8 @@
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
 # Streams while all of TCP has little memory (net.ipv4.tcp_mem): they get slower,
 # no byte is lost and none stands still. That memory is everybody's, so nothing else
-# may run meanwhile.
+# may run meanwhile. It is counted once a processor holds net.core.mem_pcpu_rsv
+# pages, 256 at least, so at first nobody reads and more than that is queued.
 
 . "$(dirname "$0")/common.sh"
 
@@ -34,7 +35,7 @@ streams()
 	defer restore
 	sysctl -q -w net.ipv4.tcp_mem="$((pages / 2)) $pages $LIMIT"
 	check_err $? "net.ipv4.tcp_mem cannot be set"
-	xfer_start "$ns" -n 4 -b "$(scaled 4000000)" "$@" || return
+	xfer_start "$ns" -f -n 16 -b "$(scaled 1000000)" "$@" || return
 	wait "$XFER_PID"
 	check_err $? "friends_xfer: $(grep -v '^port' "$XFER_OUT" | tr '\n' ' ')"
 	[ "$(ext_stat "$ns" TCPMemoryPressures)" -ge 1 ]
