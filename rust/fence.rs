@@ -35,6 +35,7 @@ const fn unless(fence: bool, why: Wire) -> Fence {
 /// Whether the sender may move anything. The caller has it to itself.
 ///
 /// Establishes the sender's half of invariant 2, for as long as the caller has it.
+#[inline(always)]
 pub(crate) fn sender(s: &Tcp<'_>, rcu: Rcu<'_>) -> Fence {
     unless(
         s.packets_out() != 0 || s.snd_una() != s.snd_nxt() || !s.rtx_queue_empty(),
@@ -48,6 +49,7 @@ pub(crate) fn sender(s: &Tcp<'_>, rcu: Rcu<'_>) -> Fence {
 
 /// Whether nobody watches or governs what `sock` sends on the wire. They come and
 /// go as they like, whoever has the socket.
+#[inline(always)]
 pub(crate) fn watchers(sock: &Sock, rcu: Rcu<'_>) -> Fence {
     let net = sock.net();
 
@@ -59,6 +61,7 @@ pub(crate) fn watchers(sock: &Sock, rcu: Rcu<'_>) -> Fence {
 
 /// What can be asked of a receiver in any state of its lock. What changes
 /// meanwhile, `tcp_friends_backlog_rcv()` has to cope with.
+#[inline(always)]
 fn any_receiver(sock: &Sock) -> Fence {
     match sock.state() {
         State::Established => (),
@@ -75,6 +78,7 @@ fn any_receiver(sock: &Sock) -> Fence {
 /// itself.
 ///
 /// Establishes the receiver's half of invariant 2.
+#[inline(always)]
 pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>) -> Fence {
     any_receiver(p.sock())?;
     unless(
@@ -113,6 +117,7 @@ pub(crate) fn is_data_and_fin(head: &Head<'_>) -> bool {
 /// buffer, as TCP does for segments in its window (`tcp_can_ingest()`).
 ///
 /// So it holds at most one skb more than its buffer.
+#[inline(always)]
 pub(crate) fn has_room(sock: &Sock) -> bool {
     sock.receive_memory() <= sock.receive_buffer()
 }

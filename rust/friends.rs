@@ -34,10 +34,12 @@
 //!
 //! - [`pairing`]: who becomes friends.
 //! - [`transmit`]: the sender moves what it has.
-//! - [`fast`]: a few bytes never stand in the write queue.
+//! - [`fast_send`], [`fast_recv`]: the plain cases, without the write queue and
+//!   without owning a socket.
 //! - [`read`]: the reader pulls what waited for room.
 //! - [`moving`]: the step that both share.
 //! - [`fence`]: who must take the wire, and why.
+//! - [`growth`]: the receive buffer grows with the stream.
 //! - [`revalidate`]: now and then the wire is asked whether it still lets us.
 //! - [`hold`]: what cork and Nagle keep back.
 //! - [`window`], [`seq`]: the arithmetic.
@@ -47,8 +49,10 @@
 use kernel::prelude::*;
 
 mod abstractions;
-mod fast;
+mod fast_recv;
+mod fast_send;
 mod fence;
+mod growth;
 mod hold;
 mod moving;
 mod namespace;
@@ -63,14 +67,18 @@ mod window;
 use abstractions::{
     Arrival,
     Caller,
-    Fresh,
+    Destination,
+    Fault,
     Hooks,
     HooksRegistration,
     Member,
     NamespaceRegistration,
+    Process,
     Rcu,
     Read,
     Sock,
+    Source,
+    SpentRegistration,
     Xmit, //
 };
 
@@ -86,15 +94,18 @@ module! {
 struct Friends {
     _hooks: HooksRegistration,
     _namespaces: NamespaceRegistration,
+    _spent: SpentRegistration,
 }
 
 impl kernel::Module for Friends {
     fn init(module: &'static ThisModule) -> Result<Self> {
+        let spent = SpentRegistration::new()?;
         let namespaces = NamespaceRegistration::new()?;
 
         Ok(Self {
             _hooks: HooksRegistration::new::<Self>(module)?,
             _namespaces: namespaces,
+            _spent: spent,
         })
     }
 }
@@ -122,18 +133,24 @@ impl Hooks for Friends {
     }
 
     #[inline]
-    fn may_send(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> bool {
-        fast::may_send(sock, caller, rcu)
+    fn send(
+        sock: &Sock,
+        from: Source<'_>,
+        process: Process<'_>,
+        rcu: Rcu<'_>,
+    ) -> Result<usize, Fault> {
+        fast_send::send(sock, from, process, rcu)
     }
 
     #[inline]
-    fn send<'a>(
+    fn recv(
         sock: &Sock,
-        caller: Caller<'_>,
-        skb: Fresh<'a>,
+        to: Destination<'_>,
+        len: usize,
+        process: Process<'_>,
         rcu: Rcu<'_>,
-    ) -> Result<(), Fresh<'a>> {
-        fast::send(sock, caller, skb, rcu)
+    ) -> Result<usize, Fault> {
+        fast_recv::recv(sock, to, len, process, rcu)
     }
 
     fn gone(sock: &Sock, rcu: Rcu<'_>) {

@@ -29,7 +29,7 @@ const PROBE0: u8 = kernel::bindings::ICSK_TIME_PROBE0 as u8;
 /// to see how fast its buffer is read, to let the buffer grow
 /// (`tcp_rcv_space_adjust()`); for small skbs the clock would cost more than the
 /// rest of the move.
-const MEASURED: u32 = 4096;
+pub(crate) const MEASURED: u32 = 4096;
 
 /// Where the receiver takes data.
 pub(crate) enum Place<'a> {
@@ -73,6 +73,14 @@ impl Moved {
             segments: 0,
             stop,
         }
+    }
+
+    /// And more, after it.
+    pub(crate) fn add(&mut self, more: &Moved) {
+        self.bytes = self.bytes.wrapping_add(more.bytes);
+        self.skbs = self.skbs.wrapping_add(more.skbs);
+        self.segments = self.segments.wrapping_add(more.segments);
+        self.stop = more.stop;
     }
 }
 
@@ -156,8 +164,22 @@ pub(crate) fn move_all(
     moved
 }
 
+/// For how many segments of at most `mss` bytes `len` bytes stand.
+#[inline]
+pub(crate) fn segments_of(len: u32, mss: u32) -> u32 {
+    // Mostly it is one, and a division is dear.
+    if len <= mss {
+        1
+    } else {
+        len.saturating_add(mss.saturating_sub(1))
+            .checked_div(mss)
+            .unwrap_or(1)
+    }
+}
+
 /// The sender's sequence numbers, as if what was moved had been sent and
 /// acknowledged (invariant 1), and what TCP_INFO tells of it.
+#[inline(always)]
 pub(crate) fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
     let now = tcp_jiffies32();
     let nxt = s.snd_nxt().wrapping_add(moved.bytes);
@@ -201,6 +223,7 @@ pub(crate) fn settle(s: &mut Tcp<'_>, moved: &Moved) {
 
 /// A probe timer was armed for what has gone now. What is held back next gets
 /// its full time. The caller has the sender to itself.
+#[inline(always)]
 pub(crate) fn probe_answered(s: &mut Tcp<'_>) {
     if s.icsk_pending() == PROBE0 {
         s.set_icsk_pending(0);

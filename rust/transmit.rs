@@ -35,7 +35,7 @@ use crate::{
         Tcp,
         Xmit, //
     },
-    fence,
+    fence, growth,
     moving::{
         move_all,
         settle,
@@ -181,7 +181,7 @@ fn locked(
                 }
             };
             let mut place = Place::Queue(p);
-            let moved = if full {
+            let mut moved = if full {
                 Moved::none(Stop::Full)
             } else {
                 move_all(s, peer, &mut place, mss, nonagle)
@@ -189,6 +189,14 @@ fn locked(
             let Place::Queue(mut p) = place else {
                 return Ok(moved);
             };
+            if !full && moved.stop == Stop::Full && growth::has_room(&mut p, member) {
+                place = Place::Queue(p);
+                moved.add(&move_all(s, peer, &mut place, mss, nonagle));
+                let Place::Queue(same) = place else {
+                    return Ok(moved);
+                };
+                p = same;
+            }
             if moved.stop == Stop::Full {
                 // Nobody reads it now: whoever does so later takes its spinlock first, and sees
                 // that we wait.
@@ -216,11 +224,7 @@ fn locked(
                 member.waiting().store(true, Relaxed);
                 barrier::smp_mb(barrier::Full);
                 // Its owner may have read between our look and our word.
-                let more = move_all(s, peer, &mut place, mss, nonagle);
-                moved.bytes = moved.bytes.wrapping_add(more.bytes);
-                moved.skbs = moved.skbs.wrapping_add(more.skbs);
-                moved.segments = moved.segments.wrapping_add(more.segments);
-                moved.stop = more.stop;
+                moved.add(&move_all(s, peer, &mut place, mss, nonagle));
                 if moved.stop == Stop::Full {
                     window::shut_ours(s);
                     namespace.count(Counter::Full, 1);

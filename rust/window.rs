@@ -17,6 +17,7 @@ use crate::{
 
 /// What is left of a window offered as `wnd` bytes at `wup` when `nxt` is
 /// expected (`tcp_receive_window()`).
+#[inline]
 pub(crate) const fn left(wup: u32, wnd: u32, nxt: u32) -> u32 {
     let edge = wup.wrapping_add(wnd);
     if before(edge, nxt) {
@@ -28,11 +29,13 @@ pub(crate) const fn left(wup: u32, wnd: u32, nxt: u32) -> u32 {
 
 /// Whether so little is left of an offer that it is worth the work to make a new
 /// one, where the receiver aims at `aim` bytes.
+#[inline]
 pub(crate) const fn worn(left: u32, aim: u32) -> bool {
     left <= aim / 2
 }
 
 /// What is left of the window that `p` offers.
+#[inline]
 pub(crate) fn offered(p: &Tcp<'_>) -> u32 {
     left(p.rcv_wup(), p.rcv_wnd(), p.rcv_nxt())
 }
@@ -81,11 +84,13 @@ pub(crate) fn reopen(p: &mut Tcp<'_>) -> bool {
 }
 
 /// The prediction of headers is for the window that it was made with.
+#[inline]
 fn set_snd_wnd(s: &mut Tcp<'_>, wnd: u32) {
     s.set_snd_wnd(wnd);
     s.set_pred_flags(0);
 }
 
+#[inline]
 fn learn(s: &mut Tcp<'_>, wnd: u32) {
     set_snd_wnd(s, wnd);
     if wnd > s.max_window() {
@@ -95,6 +100,7 @@ fn learn(s: &mut Tcp<'_>, wnd: u32) {
 
 /// After data was moved from `s` to `p`: both know the same window again, a new
 /// one if the old one is worn. The caller has both to itself.
+#[inline]
 pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
     let mut wnd = offered(p);
 

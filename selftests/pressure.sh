@@ -35,7 +35,7 @@ streams()
 	defer restore
 	sysctl -q -w net.ipv4.tcp_mem="$((pages / 2)) $pages $LIMIT"
 	check_err $? "net.ipv4.tcp_mem cannot be set"
-	xfer_start "$ns" -f -n 16 -b "$(scaled 1000000)" "$@" || return
+	xfer_start "$ns" -f -n 12 -b "$(scaled 1000000)" "$@" || return
 	wait "$XFER_PID"
 	check_err $? "friends_xfer: $(grep -v '^port' "$XFER_OUT" | tr '\n' ' ')"
 	[ "$(ext_stat "$ns" TCPMemoryPressures)" -ge 1 ]

@@ -94,6 +94,8 @@ pub(crate) struct Pair {
     /// For each side: it has something to send that it could not move, and
     /// wants to hear of it when the peer reads.
     waiting: [Atomic<bool>; 2],
+    /// For each side: its `copied_seq` when its receive buffer last grew.
+    grown: [Atomic<u32>; 2],
     /// For each side: whether the wire still lets it.
     questions: [Question; 2],
     /// The namespace's state, which outlives every critical section in which
@@ -142,11 +144,16 @@ impl Pair {
         if a.is(&b) {
             return false;
         }
+        let grown = [
+            Atomic::new(a.peek_copied_seq()),
+            Atomic::new(b.peek_copied_seq()),
+        ];
         let Ok(pair) = KBox::new(
             // INVARIANT: They are two, and referenced.
             Self {
                 socks: [ARef::from(a), b],
                 waiting: [Atomic::new(false), Atomic::new(false)],
+                grown,
                 questions: [Question::new(), Question::new()],
                 namespace: NonNull::from(namespace),
                 rcu: Opaque::uninit(),
@@ -256,6 +263,15 @@ impl<'a> Member<'a> {
         &self.pair.socks[self.side.other() as usize]
     }
 
+    /// Whether we still have the peer for a friend, and not another since.
+    ///
+    /// Only with our spinlock held, or our socket owned, is the answer true for
+    /// longer than the moment.
+    #[inline]
+    pub(crate) fn still_paired(&self) -> bool {
+        field(&self.pair.socks[self.side as usize]).load(Relaxed) == self.pair.tagged(self.side)
+    }
+
     /// Whether the peer still has us for a friend, and not another since.
     ///
     /// Only with the peer's spinlock held is the answer true for longer than
@@ -273,6 +289,11 @@ impl<'a> Member<'a> {
     /// The peer has something that could not be moved, and waits until we read.
     pub(crate) fn peer_waiting(&self) -> &'a Atomic<bool> {
         &self.pair.waiting[self.side.other() as usize]
+    }
+
+    /// The peer's `copied_seq` when its receive buffer last grew.
+    pub(crate) fn peer_grown(&self) -> &'a Atomic<u32> {
+        &self.pair.grown[self.side.other() as usize]
     }
 
     /// Whether the wire still lets us.

@@ -6,10 +6,7 @@
 
 use core::{
     marker::PhantomData,
-    ptr::{
-        addr_of,
-        NonNull, //
-    },
+    ptr::addr_of, //
 };
 
 use kernel::{
@@ -21,10 +18,13 @@ use kernel::{
 use super::{
     skb::{
         Arrival,
-        Fresh, //
+        Destination,
+        Fault,
+        Source, //
     },
     sock::{
         Owned,
+        Process,
         Rcu,
         Sock,
         Spinlocked,
@@ -111,21 +111,38 @@ pub(crate) trait Hooks {
     /// Data was read from `sock`, which has a friend.
     fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read;
 
-    /// Whether [`Hooks::send`] would probably take a few bytes of the writer
-    /// `caller`, which has a friend.
-    fn may_send(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> bool;
-
-    /// Gives the friend `skb`, the next bytes of the stream; gives it back if
-    /// they must go the ordinary way.
-    fn send<'a>(
+    /// Write some bytes of `from` to `sock`, which has a friend and is not locked.
+    ///
+    /// Returns how many, 0 if they must go the ordinary way.
+    fn send(
         sock: &Sock,
-        caller: Caller<'_>,
-        skb: Fresh<'a>,
+        from: Source<'_>,
+        process: Process<'_>,
         rcu: Rcu<'_>,
-    ) -> Result<(), Fresh<'a>>;
+    ) -> Result<usize, Fault>;
+
+    /// Read some bytes, at most `len`, from `sock`, which has a friend and is not
+    /// locked.
+    ///
+    /// Returns how many, 0 if they must come the ordinary way or there are none.
+    fn recv(
+        sock: &Sock,
+        to: Destination<'_>,
+        len: usize,
+        process: Process<'_>,
+        rcu: Rcu<'_>,
+    ) -> Result<usize, Fault>;
 
     /// `sock`, locked by the caller, is no longer fit for a friend.
     fn gone(sock: &Sock, rcu: Rcu<'_>);
+}
+
+fn answer(done: Result<usize, Fault>) -> c_int {
+    match done {
+        // TRUNCATE: An skb holds less.
+        Ok(bytes) => bytes as c_int,
+        Err(Fault) => EFAULT.to_errno(),
+    }
 }
 
 /// The C functions for a `T`.
@@ -179,24 +196,29 @@ impl<T: Hooks> Adapter<T> {
 
     /// # Safety
     ///
-    /// As `tcp_friends_ops.may_send`.
-    unsafe extern "C" fn may_send(sk: *mut bindings::sock) -> bool {
-        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
-        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
-        // SAFETY: `tcp_sendmsg_locked()` runs with the socket locked.
-        T::may_send(sock, unsafe { Caller::new(sock) }, rcu)
+    /// As `tcp_friends_ops.send`.
+    unsafe extern "C" fn send(sk: *mut bindings::sock, msg: *mut bindings::msghdr) -> c_int {
+        // SAFETY: The C side passes a full TCP socket that its caller holds, and holds RCU; it is
+        // about to sleep for the socket's lock, so its context is a task's.
+        let (sock, rcu, process) = unsafe { (Sock::from_raw(sk), Rcu::new(), Process::new()) };
+        // SAFETY: The C side passes the message of a write.
+        let from = unsafe { Source::new(msg) };
+        answer(T::send(sock, from, process, rcu))
     }
 
     /// # Safety
     ///
-    /// As `tcp_friends_ops.send`.
-    unsafe extern "C" fn send(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) -> bool {
-        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
-        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
-        // SAFETY: The C side passes an skb that it just made, and takes it back on false.
-        let fresh = unsafe { Fresh::new(NonNull::new_unchecked(skb)) };
-        // SAFETY: `tcp_sendmsg_locked()` runs with the socket locked.
-        T::send(sock, unsafe { Caller::new(sock) }, fresh, rcu).is_ok()
+    /// As `tcp_friends_ops.recv`.
+    unsafe extern "C" fn recv(
+        sk: *mut bindings::sock,
+        msg: *mut bindings::msghdr,
+        len: usize,
+    ) -> c_int {
+        // SAFETY: As for `send`.
+        let (sock, rcu, process) = unsafe { (Sock::from_raw(sk), Rcu::new(), Process::new()) };
+        // SAFETY: The C side passes the message of a read.
+        let to = unsafe { Destination::new(msg) };
+        answer(T::recv(sock, to, len, process, rcu))
     }
 
     /// # Safety
@@ -213,8 +235,8 @@ impl<T: Hooks> Adapter<T> {
         established: Some(Self::established),
         xmit: Some(Self::xmit),
         read: Some(Self::read),
-        may_send: Some(Self::may_send),
         send: Some(Self::send),
+        recv: Some(Self::recv),
         gone: Some(Self::gone),
     };
 }

@@ -6,6 +6,7 @@
 //! of a context is a type here, so that what cannot be proved cannot be called:
 //!
 //! - [`Rcu`]: an RCU read-side critical section lasts.
+//! - [`Process`]: a task that holds no spinlock of a socket.
 //! - [`Owned`]: the current task owns the socket (`lock_sock()`), and bottom
 //!   halves are on.
 //! - [`Spinlocked`]: the socket's spinlock is held and no task owns the socket.
@@ -15,8 +16,8 @@
 //! # Lock order
 //!
 //! There is none between two sockets, because nobody ever waits for a second
-//! spinlock while holding a first one: [`Owned`] holds no spinlock and may
-//! wait for the peer's; [`Spinlocked`] may only try. Nobody takes ownership of
+//! spinlock while holding a first one: [`Owned`] and [`Process`] hold no spinlock
+//! and may wait for one; [`Spinlocked`] may only try. Nobody takes ownership of
 //! a socket here.
 
 mod ehash;
@@ -26,6 +27,7 @@ mod namespace;
 mod percpu;
 mod skb;
 mod sock;
+mod spent;
 
 pub(crate) use ehash::{
     find_other_end,
@@ -49,18 +51,26 @@ pub(crate) use namespace::{
 pub(crate) use percpu::PerCpuCounters;
 pub(crate) use skb::{
     Arrival,
-    Fresh,
+    Destination,
+    Fault,
     Head,
-    Skb, //
+    Size,
+    Source, //
 };
 pub(crate) use sock::{
     smp_mb_after_atomic,
     tcp_jiffies32,
     Busy,
     Held,
+    Process,
     Rcu,
     SlockGuard,
     Sock,
     State,
     Tcp, //
+};
+pub(crate) use spent::{
+    keep,
+    take,
+    Registration as SpentRegistration, //
 };

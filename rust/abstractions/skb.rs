@@ -3,27 +3,35 @@
 //! Socket buffers of TCP's write queue.
 //!
 //! Invariant 1 of the design is ownership here: an [`Skb`] value is in no
-//! queue; [`Head::take`] is the only way to get one, and giving it to
-//! [`Tcp::receive`](super::Tcp::receive) or
-//! [`Busy::add_backlog`](super::Busy::add_backlog) the way to be rid of it.
+//! queue. [`Head::take`] gets one from a write queue, [`Received::eat`] from a
+//! receive queue, and `spent` has empty ones; [`Tcp::receive`] and
+//! [`Busy::add_backlog`](super::Busy::add_backlog) take them over.
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
 use core::{
     marker::PhantomData,
-    mem::ManuallyDrop,
+    mem::{
+        ManuallyDrop,
+        MaybeUninit, //
+    },
     ptr::{
         addr_of,
+        addr_of_mut,
         NonNull, //
     },
 };
 
-use kernel::bindings;
+use kernel::{
+    bindings,
+    types::NotThreadSafe, //
+};
 
 use super::sock::{
     Sock,
     Tcp, //
 };
+use crate::moving::segments_of;
 
 /// TCP's control block in an skb (`TCP_SKB_CB()`).
 ///
@@ -33,6 +41,55 @@ use super::sock::{
 unsafe fn tcp_cb(skb: *mut bindings::sk_buff) -> *mut bindings::tcp_skb_cb {
     // SAFETY: By the function's safety requirements; `cb` has room for it.
     unsafe { addr_of!((*skb).cb).cast_mut().cast() }
+}
+
+/// Which bytes an skb holds.
+///
+/// # Safety
+///
+/// As [`tcp_cb`].
+unsafe fn segment(skb: *mut bindings::sk_buff) -> Segment {
+    // SAFETY: By the function's safety requirements.
+    unsafe {
+        let cb = tcp_cb(skb);
+        Segment {
+            seq: (*cb).seq,
+            end_seq: (*cb).end_seq,
+        }
+    }
+}
+
+/// What kind of packet it was (`ETH_P_*`); 0 if it was none.
+///
+/// # Safety
+///
+/// `skb` is valid.
+unsafe fn protocol(skb: *mut bindings::sk_buff) -> u16 {
+    // SAFETY: By the function's safety requirements; the headers' member of the union.
+    unsafe { (*skb).__bindgen_anon_4.headers.as_ref() }.protocol
+}
+
+/// Appends `len` bytes to the linear part.
+///
+/// # Safety
+///
+/// `skb` is valid, nobody else uses it, its data are not shared, and it has room.
+unsafe fn fill(
+    skb: *mut bindings::sk_buff,
+    from: &mut Source<'_>,
+    len: usize,
+) -> Result<(), Fault> {
+    // SAFETY: By the function's safety requirements there are `len` bytes to be written.
+    let room = unsafe {
+        core::slice::from_raw_parts_mut(
+            bindings::skb_tail_pointer(skb).cast::<MaybeUninit<u8>>(),
+            len,
+        )
+    };
+    from.copy(room)?;
+    // SAFETY: By the function's safety requirements. TRUNCATE: There was room.
+    unsafe { bindings::__skb_put(skb, len as u32) };
+    Ok(())
 }
 
 /// The bytes `[seq, end_seq)` of a stream.
@@ -85,13 +142,7 @@ impl<'a> Head<'a> {
     /// Which bytes it holds.
     pub(crate) fn segment(&self) -> Segment {
         // SAFETY: By the type invariants the skb is valid and TCP's.
-        unsafe {
-            let cb = tcp_cb(self.raw());
-            Segment {
-                seq: (*cb).seq,
-                end_seq: (*cb).end_seq,
-            }
-        }
+        unsafe { segment(self.raw()) }
     }
 
     /// Bytes of payload.
@@ -216,7 +267,13 @@ impl<'a> Head<'a> {
 /// The holder has the only reference.
 pub(crate) struct Skb(NonNull<bindings::sk_buff>);
 
-/// `TCPHDR_ACK`, RFC 9293 section 3.1.
+/// `TCPHDR_FIN`, RFC 9293 section 3.1.
+const FIN: u16 = 0x01;
+/// `TCPHDR_SYN`.
+const SYN: u16 = 0x02;
+/// `TCPHDR_PSH`.
+const PSH: u16 = 0x08;
+/// `TCPHDR_ACK`.
 const ACK: u16 = 0x10;
 
 impl Skb {
@@ -226,14 +283,7 @@ impl Skb {
         let raw = self.0.as_ptr();
         // SAFETY: By the type invariants the skb is valid.
         let len = unsafe { addr_of!((*raw).len).read() };
-        // Mostly it is one, and a division is dear.
-        let segments = if len <= mss {
-            1
-        } else {
-            len.saturating_add(mss.saturating_sub(1))
-                .checked_div(mss)
-                .unwrap_or(1)
-        };
+        let segments = segments_of(len, mss);
         // SAFETY: By the type invariants the skb is ours alone, and TCP's; it is the member of the
         // union that a sender uses.
         unsafe {
@@ -257,30 +307,31 @@ impl Skb {
     }
 }
 
-impl Drop for Skb {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants ours is the only reference.
-        unsafe { bindings::__kfree_skb(self.0.as_ptr()) };
-    }
-}
-
-/// An skb with the next bytes of a stream, that C made and takes back unless it
-/// is converted into an [`Skb`].
-///
-/// # Invariants
-///
-/// The skb is valid, in no queue, charged to nobody, and nobody else has it for
-/// `'a`.
-pub(crate) struct Fresh<'a>(NonNull<bindings::sk_buff>, PhantomData<&'a mut ()>);
-
-impl Fresh<'_> {
+impl Skb {
     /// # Safety
     ///
-    /// `skb` is valid, in no queue, charged to nobody, and the caller's alone
-    /// for the lifetime of the returned value.
-    pub(super) unsafe fn new(skb: NonNull<bindings::sk_buff>) -> Self {
+    /// The caller has the only reference, and gives it up; the skb is in no queue
+    /// and charged to nobody.
+    pub(super) unsafe fn from_raw(skb: NonNull<bindings::sk_buff>) -> Self {
         // INVARIANT: By the function's safety requirements.
-        Self(skb, PhantomData)
+        Self(skb)
+    }
+
+    /// A new one, empty. Does not sleep, and leaves the kernel's reserves alone.
+    pub(super) fn new(size: Size) -> Option<Self> {
+        let gfp = bindings::GFP_NOWAIT;
+        // SAFETY: No requirements.
+        let skb =
+            unsafe { bindings::__alloc_skb(size.room() as u32, gfp, 0, bindings::NUMA_NO_NODE) };
+        // INVARIANT: Nobody else has it yet.
+        NonNull::new(skb).map(Self)
+    }
+
+    /// Bytes of memory that it takes.
+    #[inline]
+    pub(super) fn truesize(&self) -> u32 {
+        // SAFETY: By the type invariants the skb is valid.
+        unsafe { addr_of!((*self.0.as_ptr()).truesize).read() }
     }
 
     /// The C skb.
@@ -288,17 +339,352 @@ impl Fresh<'_> {
         self.0.as_ptr()
     }
 
-    /// Bytes of payload.
-    pub(crate) fn len(&self) -> u32 {
-        // SAFETY: By the type invariants the skb is valid.
-        unsafe { addr_of!((*self.raw()).len).read() }
+    /// The CPU that made it.
+    #[inline]
+    pub(super) fn cpu(&self) -> usize {
+        // SAFETY: By the type invariants the skb is valid; the headers' member of the union.
+        unsafe {
+            (*self.0.as_ptr())
+                .__bindgen_anon_4
+                .headers
+                .as_ref()
+                .alloc_cpu
+                .into()
+        }
+    }
+
+    /// Puts `len` bytes, which start at `seq`, into an empty one that has room for
+    /// them.
+    #[inline]
+    pub(crate) fn fill(
+        &mut self,
+        from: &mut Source<'_>,
+        seq: u32,
+        len: usize,
+    ) -> Result<(), Fault> {
+        let raw = self.0.as_ptr();
+        // SAFETY: By the type invariants the skb is valid and ours alone.
+        unsafe { fill(raw, from, len)? };
+        // SAFETY: As above; the control block is TCP's from here on. TRUNCATE: There was room.
+        unsafe {
+            let cb = tcp_cb(raw);
+            (*cb).seq = seq;
+            (*cb).end_seq = seq.wrapping_add(len as u32);
+            (*cb).tcp_flags = ACK | PSH;
+        }
+        Ok(())
+    }
+
+    /// Empties it, if it is one that [`Skb::new`] could have made. Returns its size.
+    #[inline]
+    pub(super) fn recycle(&mut self) -> Option<Size> {
+        let raw = self.0.as_ptr();
+        // SAFETY: By the type invariants the skb is valid and ours alone; where its data are nobody
+        // else's either, they may be written again.
+        unsafe {
+            let size = match bindings::skb_end_offset(raw) as usize {
+                end if end == Size::Small.room() => Size::Small,
+                end if end == Size::Large.room() => Size::Large,
+                _ => return None,
+            };
+            if protocol(raw) != 0
+                || addr_of!((*raw).data_len).read() != 0
+                || bindings::skb_cloned(raw)
+                || bindings::skb_headroom(raw) != 0
+            {
+                return None;
+            }
+            bindings::__skb_trim(raw, 0);
+            // A segment that was merged into it may have left its marks here.
+            addr_of_mut!((*raw).cb).write_bytes(0, 1);
+            Some(size)
+        }
     }
 }
 
-impl From<Fresh<'_>> for Skb {
-    fn from(fresh: Fresh<'_>) -> Self {
-        // INVARIANT: By those of `Fresh`; that it was taken is told to C by the hook's answer.
-        Skb(fresh.0)
+impl Drop for Skb {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants ours is the only reference.
+        unsafe { bindings::__kfree_skb(self.0.as_ptr()) };
+    }
+}
+
+/// How much an empty skb holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// 2 KiB with all that belongs to it.
+    Small,
+    /// 32 KiB.
+    Large,
+}
+
+impl Size {
+    /// Bytes of payload that it has room for.
+    #[inline]
+    pub(crate) fn room(self) -> usize {
+        let whole = match self {
+            Size::Small => 2 << 10,
+            Size::Large => 32 << 10,
+        };
+        // SAFETY: No requirements.
+        unsafe { bindings::skb_with_overhead(whole) as usize }
+    }
+
+    /// The smallest that holds `len` bytes, else the largest.
+    #[inline]
+    pub(crate) fn of(len: usize) -> Self {
+        if len <= Size::Small.room() {
+            Size::Small
+        } else {
+            Size::Large
+        }
+    }
+}
+
+/// The bytes that a writer wants to send. None is lost: what is not taken is
+/// there for the next to ask.
+///
+/// `kernel::iov` has the same, with assertions; nothing may panic here.
+///
+/// # Invariants
+///
+/// The iterator is a valid one for writes of a program (`ITER_SOURCE`), and nobody
+/// else's for `'a`.
+pub(crate) struct Source<'a>(NonNull<bindings::iov_iter>, PhantomData<&'a mut ()>);
+
+/// Where a reader wants its bytes.
+///
+/// # Invariants
+///
+/// The iterator is a valid one for reads of a program (`ITER_DEST`), and nobody
+/// else's for `'a`.
+pub(crate) struct Destination<'a>(NonNull<bindings::iov_iter>, PhantomData<&'a mut ()>);
+
+/// A page of the caller's memory is not there, and may not be waited for.
+pub(crate) struct Fault;
+
+/// Page faults are not handled until it is dropped: a copy from or to the
+/// caller's memory stops short instead.
+struct NoFaults(NotThreadSafe);
+
+impl NoFaults {
+    fn new() -> Self {
+        // SAFETY: Undone by `drop`.
+        unsafe { bindings::pagefault_disable() };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for NoFaults {
+    fn drop(&mut self) {
+        // SAFETY: `new` disabled them.
+        unsafe { bindings::pagefault_enable() };
+    }
+}
+
+/// How many bytes an iterator has left (`iov_iter_count()`).
+///
+/// # Safety
+///
+/// `iter` is valid.
+#[inline]
+unsafe fn left(iter: NonNull<bindings::iov_iter>) -> usize {
+    // SAFETY: By the function's safety requirements; every kind of iterator has the field.
+    unsafe {
+        addr_of!(
+            (*iter.as_ptr())
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .as_ref()
+                .count
+        )
+        .read()
+    }
+}
+
+impl<'a> Source<'a> {
+    /// # Safety
+    ///
+    /// `msg` is valid and the caller's alone for `'a`, and its iterator is a source.
+    pub(super) unsafe fn new(msg: *mut bindings::msghdr) -> Self {
+        // SAFETY: By the function's safety requirements; it is a field of a valid structure.
+        let iter = unsafe { NonNull::new_unchecked(addr_of_mut!((*msg).msg_iter)) };
+        // INVARIANT: By the function's safety requirements.
+        Self(iter, PhantomData)
+    }
+
+    /// How many bytes are left.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: By the type invariants.
+        unsafe { left(self.0) }
+    }
+
+    /// Takes as many bytes as `to` holds, or none.
+    #[inline]
+    fn copy(&mut self, to: &mut [MaybeUninit<u8>]) -> Result<(), Fault> {
+        let want = to.len();
+        let _no_faults = NoFaults::new();
+        // SAFETY: By the type invariants; the slice is valid for writes of its length.
+        let copied =
+            unsafe { bindings::_copy_from_iter(to.as_mut_ptr().cast(), want, self.0.as_ptr()) };
+
+        if copied == want {
+            return Ok(());
+        }
+        // SAFETY: By the type invariants; it was just advanced by so many.
+        unsafe { bindings::iov_iter_revert(self.0.as_ptr(), copied) };
+        Err(Fault)
+    }
+}
+
+impl<'a> Destination<'a> {
+    /// # Safety
+    ///
+    /// `msg` is valid and the caller's alone for `'a`, and its iterator is a
+    /// destination.
+    pub(super) unsafe fn new(msg: *mut bindings::msghdr) -> Self {
+        // SAFETY: By the function's safety requirements; it is a field of a valid structure.
+        let iter = unsafe { NonNull::new_unchecked(addr_of_mut!((*msg).msg_iter)) };
+        // INVARIANT: By the function's safety requirements.
+        Self(iter, PhantomData)
+    }
+}
+
+/// An skb of a socket's receive queue, still in it.
+///
+/// # Invariants
+///
+/// `skb` is in the receive queue of `sock`, whose state the holder has to itself
+/// for `'a` (it borrows a [`Tcp`]).
+pub(crate) struct Received<'a> {
+    sock: &'a Sock,
+    skb: NonNull<bindings::sk_buff>,
+    _borrow: PhantomData<&'a mut ()>,
+}
+
+impl<'a> Received<'a> {
+    /// # Safety
+    ///
+    /// `skb` is in the receive queue of `sock`, and that queue is the caller's
+    /// alone for `'a`.
+    pub(super) unsafe fn new(sock: &'a Sock, skb: NonNull<bindings::sk_buff>) -> Self {
+        // INVARIANT: By the function's safety requirements.
+        Self {
+            sock,
+            skb,
+            _borrow: PhantomData,
+        }
+    }
+
+    fn raw(&self) -> *mut bindings::sk_buff {
+        self.skb.as_ptr()
+    }
+
+    /// Which bytes it holds.
+    #[inline]
+    pub(crate) fn segment(&self) -> Segment {
+        // SAFETY: By the type invariants the skb is valid and TCP's.
+        unsafe { segment(self.raw()) }
+    }
+
+    /// Bytes of payload.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: By the type invariants the skb is valid.
+        unsafe { addr_of!((*self.raw()).len).read() as usize }
+    }
+
+    /// Whether a friend brought it and nothing else: it has no time stamp, no
+    /// FIN, and was no packet.
+    #[inline]
+    pub(crate) fn is_from_friend(&self) -> bool {
+        // SAFETY: By the type invariants the skb is valid and TCP's.
+        unsafe {
+            let cb = tcp_cb(self.raw());
+            protocol(self.raw()) == 0
+                && (*cb).tcp_flags & (FIN | SYN) == 0
+                && bindings::tcp_skb_cb::has_rxtstamp_raw(cb) == 0
+        }
+    }
+
+    /// How many bytes can be appended to it.
+    #[inline]
+    pub(crate) fn room(&self) -> usize {
+        // SAFETY: By the type invariants the skb is valid. Where there are fragments there is no
+        // room, and a clone's holder may append too.
+        unsafe {
+            if bindings::skb_cloned(self.raw()) {
+                return 0;
+            }
+            bindings::skb_tailroom(self.raw()).max(0).unsigned_abs() as usize
+        }
+    }
+
+    /// Appends the next `len` bytes of the stream, for which there is room. It is
+    /// the last of the queue. They stand for `segments` segments.
+    #[inline]
+    pub(crate) fn append(
+        self,
+        from: &mut Source<'_>,
+        len: usize,
+        segments: u32,
+    ) -> Result<(), Fault> {
+        // SAFETY: By the type invariants the skb is valid, and nobody else touches it.
+        unsafe { fill(self.raw(), from, len)? };
+        // SAFETY: By the type invariants the receive queue is ours, and the caller says that it is
+        // the last. TRUNCATE: There was room for them.
+        unsafe {
+            bindings::tcp_friends_rcv_more(self.sock.raw(), self.raw(), len as u32, segments);
+        }
+        Ok(())
+    }
+
+    /// Copies `len` bytes from `offset` on, or none. It has as many.
+    #[inline]
+    pub(crate) fn copy(
+        &self,
+        to: &mut Destination<'_>,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), Fault> {
+        // SAFETY: By the type invariants of `to`.
+        let before = unsafe { left(to.0) };
+        let _no_faults = NoFaults::new();
+        // SAFETY: By the type invariants the skb is valid, and has the bytes as the caller says.
+        // Its first `len - data_len` bytes are at `data`.
+        let whole = unsafe {
+            let skb = self.raw();
+            if addr_of!((*skb).data_len).read() == 0 {
+                let data = addr_of!((*skb).data).read().add(offset);
+                bindings::_copy_to_iter(data.cast(), len, to.0.as_ptr()) == len
+            } else {
+                bindings::skb_copy_datagram_iter(skb, offset as i32, to.0.as_ptr(), len as i32) == 0
+            }
+        };
+        if whole {
+            return Ok(());
+        }
+        // SAFETY: By the type invariants of `to`; it was just advanced by what it has less now.
+        unsafe { bindings::iov_iter_revert(to.0.as_ptr(), before.saturating_sub(left(to.0))) };
+        Err(Fault)
+    }
+
+    /// Takes it out of the queue and off the reader's account.
+    #[inline]
+    pub(crate) fn eat(self) -> Skb {
+        let raw = self.raw();
+        // SAFETY: By the type invariants it is in that queue, which is ours, and charged to the
+        // socket as all that is there; as tcp_eat_recv_skb() does.
+        unsafe {
+            bindings::__skb_unlink(raw, addr_of_mut!((*self.sock.raw()).sk_receive_queue));
+            bindings::sock_rfree(raw);
+            let owner = &mut (*raw).__bindgen_anon_3.__bindgen_anon_1;
+            owner.destructor = None;
+            (*raw).sk = core::ptr::null_mut();
+        }
+        // INVARIANT: It is in no queue and charged to nobody.
+        Skb(self.skb)
     }
 }
 

@@ -29,8 +29,8 @@ use kernel::{
 use super::{
     namespace::Net,
     skb::{
-        Fresh,
         Head,
+        Received,
         Skb, //
     },
 };
@@ -258,6 +258,12 @@ impl Sock {
         unsafe { addr_of!((*self.tp()).rcv_nxt).read_volatile() }
     }
 
+    /// The next byte to be read (`copied_seq`), with `READ_ONCE()`.
+    pub(crate) fn peek_copied_seq(&self) -> u32 {
+        // SAFETY: `self` is a valid socket; an aligned word.
+        unsafe { addr_of!((*self.tp()).copied_seq).read_volatile() }
+    }
+
     /// The oldest byte not acknowledged (`snd_una`), with `READ_ONCE()`.
     pub(crate) fn peek_snd_una(&self) -> u32 {
         // SAFETY: `self` is a valid socket; an aligned word.
@@ -272,7 +278,8 @@ impl Sock {
 
     /// Bytes of memory that what it has received and not read takes, its
     /// backlog included.
-    pub(crate) fn receive_memory(&self) -> u32 {
+    #[inline]
+    pub(crate) fn receive_memory(&self) -> i32 {
         // SAFETY: `self` is a valid socket; both are single words, the second is read volatile.
         let (queued, backlog) = unsafe {
             (
@@ -280,15 +287,15 @@ impl Sock {
                 addr_of!((*self.raw()).sk_backlog.len).read_volatile(),
             )
         };
-        queued.saturating_add(backlog).max(0).unsigned_abs()
+        // Neither is more than the limit and one skb.
+        queued.wrapping_add(backlog)
     }
 
     /// The limit for [`Sock::receive_memory`] in bytes (`SO_RCVBUF`).
-    pub(crate) fn receive_buffer(&self) -> u32 {
+    #[inline]
+    pub(crate) fn receive_buffer(&self) -> i32 {
         // SAFETY: `self` is a valid socket; an aligned word.
         unsafe { addr_of!((*self.raw()).sk_rcvbuf).read_volatile() }
-            .max(0)
-            .unsigned_abs()
     }
 
     /// The rate that it asked for at most, in bytes a second
@@ -309,6 +316,33 @@ impl Sock {
             addr_of_mut!((*self.raw()).sk_backlog_rcv)
                 .write_volatile(Some(bindings::tcp_friends_backlog_rcv))
         };
+    }
+}
+
+/// Evidence of a task that may sleep: bottom halves are on, and it holds no
+/// socket's spinlock.
+///
+/// # Invariants
+///
+/// That is so for all of `'a`, but while a guard made here lives.
+pub(crate) struct Process<'a>(PhantomData<&'a ()>, NotThreadSafe);
+
+impl Process<'_> {
+    /// # Safety
+    ///
+    /// The caller is in such a context for the lifetime of the returned value.
+    pub(super) unsafe fn new() -> Self {
+        // INVARIANT: By the function's safety requirements.
+        Self(PhantomData, NotThreadSafe)
+    }
+
+    /// Takes a socket's spinlock. Waits for it: we hold none.
+    ///
+    /// The unique borrow sees to it that a second one cannot be waited for.
+    #[inline]
+    pub(crate) fn lock<'s>(&'s mut self, sock: &'s Sock) -> SlockGuard<'s> {
+        // SAFETY: By the type invariants no socket's spinlock is held.
+        unsafe { SlockGuard::wait(sock) }
     }
 }
 
@@ -358,6 +392,25 @@ pub(crate) struct SlockGuard<'a> {
 }
 
 impl<'a> SlockGuard<'a> {
+    /// # Safety
+    ///
+    /// The current context holds no spinlock of a socket, so that waiting for this
+    /// one cannot deadlock, and bottom halves are on.
+    #[inline]
+    unsafe fn wait(sock: &'a Sock) -> Self {
+        // SAFETY: `sock` is valid; by the function's safety requirements.
+        unsafe {
+            bindings::local_bh_disable();
+            bindings::bh_lock_sock(sock.raw());
+        }
+        // INVARIANT: Both were just done.
+        Self {
+            sock,
+            bh: true,
+            _not_thread_safe: NotThreadSafe,
+        }
+    }
+
     /// The current CPU brings the socket data (`SO_INCOMING_CPU`).
     pub(crate) fn incoming_cpu_update(&mut self) {
         // SAFETY: `sock` is valid; the field is written under the spinlock, that we hold.
@@ -407,18 +460,8 @@ impl<'a> Owned<'a> {
     ///
     /// The unique borrow sees to it that a second one cannot be taken.
     pub(crate) fn lock_peer<'s>(&'s mut self, peer: &'s Sock) -> SlockGuard<'s> {
-        // SAFETY: `peer` is valid, and not `self`, which a pair never holds twice. By the type
-        // invariants no socket's spinlock is held, so waiting for this one cannot deadlock.
-        unsafe {
-            bindings::local_bh_disable();
-            bindings::bh_lock_sock(peer.raw());
-        }
-        // INVARIANT: Both were just done.
-        SlockGuard {
-            sock: peer,
-            bh: true,
-            _not_thread_safe: NotThreadSafe,
-        }
+        // SAFETY: By the type invariants no socket's spinlock is held.
+        unsafe { SlockGuard::wait(peer) }
     }
 
     /// The socket's TCP state.
@@ -551,8 +594,14 @@ impl<'a> Tcp<'a> {
         packets_out: u32 = packets_out;
         /// Maximum segment size in bytes, options taken off.
         mss_cache: u32 = mss_cache;
+        /// The next byte to be written.
+        write_seq: u32 = write_seq;
         /// The next byte expected.
         rcv_nxt: u32 = rcv_nxt;
+        /// The next byte to be read.
+        copied_seq / set_copied_seq: u32 = copied_seq;
+        /// What is to be acknowledged (`ICSK_ACK_*`).
+        ack_pending: u8 = inet_conn.icsk_ack.pending;
         /// `rcv_nxt` when the window was last offered.
         rcv_wup / set_rcv_wup: u32 = rcv_wup;
         /// The window offered, in bytes from `rcv_wup`.
@@ -684,10 +733,98 @@ impl<'a> Tcp<'a> {
         unsafe { bindings::sk_rmem_schedule(self.0.raw(), head.raw(), head.truesize() as i32) }
     }
 
-    /// The same for a fresh one.
-    pub(crate) fn rmem_schedule_fresh(&mut self, skb: &Fresh<'_>) -> bool {
+    /// The same for one that is in no queue.
+    #[inline]
+    pub(crate) fn rmem_schedule_new(&mut self, skb: &Skb) -> bool {
         // SAFETY: By the type invariants `sk_forward_alloc` is ours; the skb is only read.
-        unsafe { bindings::sk_rmem_schedule(self.0.raw(), skb.raw(), (*skb.raw()).truesize as i32) }
+        unsafe { bindings::sk_rmem_schedule(self.0.raw(), skb.raw(), skb.truesize() as i32) }
+    }
+
+    /// The first skb of the receive queue.
+    #[inline]
+    pub(crate) fn receive_head(&mut self) -> Option<Received<'_>> {
+        // SAFETY: By the type invariants the queue is ours; the skb stays there while the returned
+        // value borrows `self`.
+        unsafe {
+            let queue = addr_of!((*self.0.raw()).sk_receive_queue);
+            let skb = NonNull::new(bindings::skb_peek(queue))?;
+            Some(Received::new(self.0, skb))
+        }
+    }
+
+    /// The last one.
+    #[inline]
+    pub(crate) fn receive_tail(&mut self) -> Option<Received<'_>> {
+        // SAFETY: As above.
+        unsafe {
+            let queue = addr_of!((*self.0.raw()).sk_receive_queue);
+            let skb = NonNull::new(bindings::skb_peek_tail(queue))?;
+            Some(Received::new(self.0, skb))
+        }
+    }
+
+    /// Whether a read takes whatever is there: no urgent mark, no `SO_RCVLOWAT`, no
+    /// `SO_PEEK_OFF`, no `TCP_INQ`.
+    #[inline]
+    pub(crate) fn reads_plainly(&self) -> bool {
+        // SAFETY: The socket is valid; single words, read volatile, and a bit that is written
+        // with the socket locked.
+        unsafe {
+            self.urg_data() == 0
+                && addr_of!((*self.0.raw()).sk_rcvlowat).read_volatile() <= 1
+                && addr_of!((*self.0.raw()).sk_peek_off).read_volatile() < 0
+                && bindings::tcp_sock::recvmsg_inq_raw(self.0.tp()) == 0
+        }
+    }
+
+    /// Whether an ACK is to be sent (`inet_csk_ack_scheduled()`).
+    #[inline]
+    pub(crate) fn ack_scheduled(&self) -> bool {
+        u32::from(self.ack_pending()) & bindings::inet_csk_ack_state_t_ICSK_ACK_SCHED != 0
+    }
+
+    /// After data was read: lets the receive buffer grow with the reader's speed.
+    #[inline]
+    pub(crate) fn rcv_space_adjust(&mut self) {
+        // SAFETY: By the type invariants the state is ours.
+        unsafe { bindings::tcp_rcv_space_adjust(self.0.raw()) };
+    }
+
+    /// Lets the receive buffer be `size` bytes, but no more than `tcp_rmem` allows;
+    /// the window follows (`tcp_rcvbuf_grow()`).
+    ///
+    /// Returns whether it grew: not where the program or the administrator has set
+    /// its size, or memory is short.
+    pub(crate) fn grow_receive_buffer(&mut self, size: i32) -> bool {
+        let (sk, tp) = (self.0.raw(), self.0.tp());
+        // SAFETY: By the type invariants the fields are ours to write, others use `READ_ONCE()`.
+        // The namespace outlives the socket; its sysctls are single words, read volatile.
+        unsafe {
+            let ipv4 = addr_of!((*self.0.net().raw()).ipv4);
+
+            if u32::from((*sk).sk_userlocks) & bindings::SOCK_RCVBUF_LOCK != 0
+                || addr_of!((*ipv4).sysctl_tcp_moderate_rcvbuf).read_volatile() == 0
+                || bindings::tcp_under_memory_pressure(sk)
+            {
+                return false;
+            }
+            let most = addr_of!((*ipv4).sysctl_tcp_rmem[2]).read_volatile();
+            let size = size.min(most);
+            if size <= addr_of!((*sk).sk_rcvbuf).read() {
+                return false;
+            }
+            addr_of_mut!((*sk).sk_rcvbuf).write_volatile(size);
+            addr_of_mut!((*tp).window_clamp)
+                .write_volatile(bindings::tcp_win_from_space(sk, size) as u32);
+        }
+        true
+    }
+
+    /// After `copied` bytes were read: tells the other end of the room, if it has
+    /// to know. The hook may run in it; nothing here is borrowed meanwhile.
+    pub(crate) fn cleanup_rbuf(&mut self, copied: usize) {
+        // SAFETY: By the type invariants the socket is locked, as it wants.
+        unsafe { bindings::tcp_cleanup_rbuf(self.0.raw(), copied as i32) };
     }
 
     /// Whether writing must fail: an error is pending, or we are shut down.

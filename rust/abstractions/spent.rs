@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Spent skbs, kept for the next message.
+//!
+//! Making an skb and freeing it again costs more than all else that the fast lane
+//! does. So what a reader has emptied goes back to the CPU that made it, where the
+//! next writer finds it.
+//!
+//! A CPU keeps [`SMALL_KEPT`] and [`LARGE_KEPT`] at most; they are charged to
+//! nobody, like those that the network core keeps for its drivers. The shrinker
+//! frees them all when memory is short.
+//!
+//! # Races
+//!
+//! A slot is emptied by `xchg()` and filled by `cmpxchg()`, so that an skb has one
+//! holder at any time, whoever looks from whatever CPU and context. No lock.
+//!
+//! C header: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h)
+
+use core::ptr::{
+    null_mut,
+    NonNull, //
+};
+
+use kernel::{
+    bindings,
+    prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Full,
+        Relaxed,
+        Release, //
+    },
+};
+
+use super::skb::{
+    Size,
+    Skb, //
+};
+
+/// Small ones that a CPU keeps, of 2 KiB each.
+const SMALL_KEPT: usize = 8;
+/// Large ones, of 32 KiB each.
+const LARGE_KEPT: usize = 8;
+
+type Slot = Atomic<*mut bindings::sk_buff>;
+
+/// What one CPU keeps, in cache lines of its own.
+#[repr(C, align(128))]
+struct Kept {
+    small: [Slot; SMALL_KEPT],
+    large: [Slot; LARGE_KEPT],
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self {
+            small: [const { Atomic::new(null_mut()) }; SMALL_KEPT],
+            large: [const { Atomic::new(null_mut()) }; LARGE_KEPT],
+        }
+    }
+
+    fn slots(&self, size: Size) -> &[Slot] {
+        match size {
+            Size::Small => &self.small,
+            Size::Large => &self.large,
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Slot> {
+        Iterator::chain(self.small.iter(), self.large.iter())
+    }
+}
+
+/// Each CPU's, by its number; null while there are none.
+static KEPT: Atomic<*mut Kept> = Atomic::new(null_mut());
+
+/// All CPUs'.
+fn kept() -> &'static [Kept] {
+    let first = KEPT.load(Acquire);
+    if first.is_null() {
+        return &[];
+    }
+    // SAFETY: It is the beginning of that many, made by `Registration::new`. They live until its
+    // `drop`, which comes after the hooks and the shrinker are gone, who alone call this.
+    unsafe { core::slice::from_raw_parts(first, bindings::nr_cpu_ids as usize) }
+}
+
+fn take_from(slot: &Slot) -> Option<Skb> {
+    if slot.load(Relaxed).is_null() {
+        return None;
+    }
+    let skb = NonNull::new(slot.xchg(null_mut(), Acquire))?;
+    // SAFETY: It was put there by `keep`, and we took it out: nobody else has it.
+    Some(unsafe { Skb::from_raw(skb) })
+}
+
+/// An empty skb of that size, in any context but an interrupt.
+///
+/// `None` if there is no memory.
+#[inline]
+pub(crate) fn take(size: Size) -> Option<Skb> {
+    // SAFETY: No requirements; a stale answer does no harm.
+    let cpu = unsafe { bindings::raw_smp_processor_id() };
+
+    kept()
+        .get(cpu as usize)
+        .and_then(|kept| kept.slots(size).iter().find_map(take_from))
+        .or_else(|| Skb::new(size))
+}
+
+/// Keeps an skb that nobody needs any more, or frees it.
+#[inline]
+pub(crate) fn keep(mut skb: Skb) {
+    let Some(size) = skb.recycle() else {
+        return;
+    };
+    let Some(kept) = kept().get(skb.cpu()) else {
+        return;
+    };
+    for slot in kept.slots(size) {
+        if slot.load(Relaxed).is_null() {
+            let raw = skb.into_raw();
+            if slot.cmpxchg(null_mut(), raw, Release).is_ok() {
+                return;
+            }
+            // SAFETY: It was not put there, so it is still ours.
+            skb = unsafe { Skb::from_raw(NonNull::new_unchecked(raw)) };
+        }
+    }
+}
+
+/// Frees what is kept; returns how many that were.
+fn free_all() -> usize {
+    kept()
+        .iter()
+        .flat_map(Kept::all)
+        .filter_map(take_from)
+        .count()
+}
+
+/// # Safety
+///
+/// As `shrinker.count_objects`.
+unsafe extern "C" fn count(
+    _: *mut bindings::shrinker,
+    _: *mut bindings::shrink_control,
+) -> c_ulong {
+    kept()
+        .iter()
+        .flat_map(Kept::all)
+        .filter(|slot| !slot.load(Relaxed).is_null())
+        .count()
+}
+
+/// # Safety
+///
+/// As `shrinker.scan_objects`.
+unsafe extern "C" fn scan(_: *mut bindings::shrinker, _: *mut bindings::shrink_control) -> c_ulong {
+    free_all()
+}
+
+/// Spent skbs are kept for as long as this lives.
+///
+/// # Invariants
+///
+/// The shrinker is registered.
+pub(crate) struct Registration {
+    shrinker: NonNull<bindings::shrinker>,
+    /// Only held: found by [`KEPT`].
+    _kept: KVVec<Kept>,
+}
+
+// SAFETY: It is only dropped, which any thread may do.
+unsafe impl Send for Registration {}
+// SAFETY: Nothing can be done with a shared reference.
+unsafe impl Sync for Registration {}
+
+impl Registration {
+    /// Begins to keep them. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: Set at boot and never changed.
+        let cpus = unsafe { bindings::nr_cpu_ids } as usize;
+        let mut all = KVVec::with_capacity(cpus, GFP_KERNEL)?;
+        for _ in 0..cpus {
+            all.push(Kept::new(), GFP_KERNEL)?;
+        }
+        // SAFETY: A name without a format's directives. May sleep.
+        let shrinker = unsafe { bindings::shrinker_alloc(0, c"tcp_friends".as_char_ptr()) };
+        let shrinker = NonNull::new(shrinker).ok_or(ENOMEM)?;
+
+        KEPT.store(all.as_mut_ptr(), Release);
+        // SAFETY: It was just allocated and nobody else has it.
+        unsafe {
+            (*shrinker.as_ptr()).count_objects = Some(count);
+            (*shrinker.as_ptr()).scan_objects = Some(scan);
+            (*shrinker.as_ptr()).seeks = bindings::DEFAULT_SEEKS as i32;
+            bindings::shrinker_register(shrinker.as_ptr());
+        }
+        // INVARIANT: Just registered.
+        Ok(Self {
+            shrinker,
+            _kept: all,
+        })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is registered. Waits until it does not run any more.
+        unsafe { bindings::shrinker_free(self.shrinker.as_ptr()) };
+        // The hooks are gone already: nobody keeps another one.
+        free_all();
+        KEPT.xchg(null_mut(), Full);
+    }
+}
