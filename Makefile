@@ -11,6 +11,8 @@ help:
 	@echo '  run            boot a guest, and compare TCP with friends off and on'
 	@echo '  test           every check: lint, KUnit, selftests in a guest'
 	@echo '  bench          the whole comparison, into build/bench.json'
+	@echo '  bench-check    is any figure worse than it was, or dearer for others?'
+	@echo '  bench-plots    draw build/bench.json: Documentation/bench-*.svg'
 	@echo
 	@echo '  shell          a root shell in a guest with the module loaded'
 	@echo '  test-debug     the selftests on a kernel with KASAN, lockdep, kmemleak'
@@ -46,6 +48,14 @@ kselftests:
 .PHONY: bench
 bench:
 	@tools/bench/bench
+
+.PHONY: bench-check
+bench-check:
+	@tools/bench/check
+
+.PHONY: bench-plots
+bench-plots:
+	@tools/bench/plots
 
 .PHONY: shell
 shell:

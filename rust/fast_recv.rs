@@ -4,8 +4,8 @@
 //! socket being owned. The hook in `tcp_recvmsg()`.
 //!
 //! A reader that owns its socket makes its friend use the backlog. One that only
-//! holds the spinlock makes it wait for as long as the copy takes, of an skb's
-//! worth at most. A reader that finds nothing waits without either (C side).
+//! holds the spinlock makes it wait for as long as the copy takes, of [`AT_ONCE`]
+//! bytes at most. A reader that finds nothing waits without either (C side).
 //!
 //! It reads only what is plain: no mark, no time stamp, no FIN, nothing that came by
 //! the wire. Everything else is for `tcp_recvmsg_locked()`.
@@ -27,9 +27,10 @@ use crate::{
         Member,
         Process,
         Rcu,
-        Size,
         Sock, //
     },
+    fast_send::AT_ONCE,
+    moving::MEASURED,
     window,
 };
 
@@ -59,7 +60,7 @@ pub(crate) fn recv(
         return Ok(0);
     }
 
-    let most = len.min(Size::Large.room());
+    let most = len.min(AT_ONCE);
     let mut copied = 0;
     while copied < most {
         let seq = p.copied_seq();
@@ -88,7 +89,10 @@ pub(crate) fn recv(
     if copied == 0 {
         return Ok(0);
     }
-    p.rcv_space_adjust();
+    // It looks at the clock that is read for larger ones alone.
+    if copied >= MEASURED as usize {
+        p.rcv_space_adjust();
+    }
     // What was read was taken off the account atomically; see the races of `transmit`.
     smp_mb_after_atomic();
     if member.peer_waiting().load(Relaxed)

@@ -12,7 +12,7 @@
 //! The peer's spinlock is waited for, then the sender's own one is tried: a sender
 //! holds nothing when it waits. So two that send to each other at the same moment
 //! may both find the other's lock taken, and both go the ordinary way. Both locks
-//! are held while the bytes are copied, an skb's worth at most; a page of the
+//! are held while the bytes are copied, [`AT_ONCE`] at most; a page of the
 //! caller's that is not there is brought before it is tried again (C side).
 //!
 //! # Races
@@ -54,6 +54,10 @@ use crate::{
 /// The last skb of the receiver's queue is filled up if it has room for all that
 /// is written, or for so many bytes.
 const WORTH_FILLING: usize = 4096;
+
+/// So many bytes are copied at once with bottom halves off, at most: what a
+/// segment on the loopback device holds.
+pub(crate) const AT_ONCE: usize = 64 << 10;
 
 /// Whether the writer's next bytes overtake nothing, and may be moved. The caller
 /// has it to itself.
@@ -112,17 +116,18 @@ pub(crate) fn send(
         return Ok(0);
     }
 
-    let (bytes, segments, skbs) = deliver(&mut from, &mut s, &mut p)?;
-    if bytes == 0 {
-        return Ok(0);
+    let seq = s.write_seq();
+    let mss = s.mss_cache();
+    let want = from.len().min(AT_ONCE);
+    if want >= MEASURED as usize {
+        p.refresh_mstamp();
     }
-    // TRUNCATE: No skb holds more.
-    let moved = Moved {
-        bytes: bytes as u32,
-        skbs,
-        segments,
-        stop: Stop::Empty,
+    let Some(mut moved) = deliver(&mut from, want, seq, mss, &mut p)? else {
+        return Ok(0);
     };
+    if (moved.bytes as usize) < want {
+        deliver_more(&mut from, want, seq, mss, &mut p, &mut moved);
+    }
     s.wrote(moved.bytes);
     sent_and_acknowledged(&mut s, &moved);
     window::follow(&mut s, &mut p);
@@ -132,58 +137,87 @@ pub(crate) fn send(
     drop(peer_guard);
 
     member.namespace().count(Counter::Bytes, moved.bytes.into());
-    if skbs != 0 {
-        member.namespace().count(Counter::Skbs, skbs.into());
+    if moved.skbs != 0 {
+        member.namespace().count(Counter::Skbs, moved.skbs.into());
     }
-    Ok(bytes)
+    Ok(moved.bytes as usize)
 }
 
-/// Puts the next bytes behind what the receiver has. Returns how many, for how
-/// many segments they stand, and how many skbs were needed; nothing if there is no
-/// memory.
+/// Puts at most `want` bytes, which start at `seq`, behind what the receiver has,
+/// as many as an skb takes. Nothing if there is no memory.
 ///
-/// The caller has both to itself. `p.rcv_nxt` moves past the bytes, the sender's
-/// numbers are left to the caller.
+/// The caller has the receiver to itself. Its `rcv_nxt` moves past the bytes; the
+/// sender's numbers are left to the caller.
 #[inline(always)]
 fn deliver(
     from: &mut Source<'_>,
-    s: &mut Tcp<'_>,
+    want: usize,
+    seq: u32,
+    mss: u32,
     p: &mut Tcp<'_>,
-) -> Result<(usize, u32, u32), Fault> {
-    let want = from.len();
-    let mss = s.mss_cache();
-    let seq = s.write_seq();
+) -> Result<Option<Moved>, Fault> {
     let mut size = Size::of(want);
 
-    if want >= MEASURED as usize {
-        p.refresh_mstamp();
-    }
     if let Some(tail) = p.receive_tail() {
         let room = tail.room();
         if room >= want.min(WORTH_FILLING) && tail.is_from_friend() && tail.segment().end_seq == seq
         {
-            let len = want.min(room);
-            let segments = segments_of(len as u32, mss);
-            tail.append(from, len, segments)?;
-            return Ok((len, segments, 0));
+            let bytes = want.min(room);
+            let segments = segments_of(bytes as u32, mss);
+            tail.append(from, bytes, segments)?;
+            return Ok(Some(some(bytes, segments, 0)));
         }
         // The reader is behind: more will come.
         size = Size::Large;
     }
 
     let Some(mut skb) = take(size) else {
-        return Ok((0, 0, 0));
+        return Ok(None);
     };
-    let len = want.min(size.room());
+    let bytes = want.min(size.room());
     if !p.rmem_schedule_new(&skb) {
         keep(skb);
-        return Ok((0, 0, 0));
+        return Ok(None);
     }
-    if let Err(fault) = skb.fill(from, seq, len) {
+    if let Err(fault) = skb.fill(from, seq, bytes) {
         keep(skb);
         return Err(fault);
     }
     let segments = skb.set_segments(mss);
     p.receive(skb);
-    Ok((len, segments, 1))
+    Ok(Some(some(bytes, segments, 1)))
+}
+
+/// The rest of `want` bytes, as far as there is room and memory and the pages are
+/// there, as [`deliver`].
+#[inline(never)]
+fn deliver_more(
+    from: &mut Source<'_>,
+    want: usize,
+    seq: u32,
+    mss: u32,
+    p: &mut Tcp<'_>,
+    moved: &mut Moved,
+) {
+    loop {
+        let left = want.saturating_sub(moved.bytes as usize);
+        if left == 0 || !fence::has_room(p.sock()) {
+            return;
+        }
+        match deliver(from, left, seq.wrapping_add(moved.bytes), mss, p) {
+            Ok(Some(some)) => moved.add(&some),
+            Ok(None) | Err(Fault) => return,
+        }
+    }
+}
+
+/// TRUNCATE: No skb holds more.
+#[inline(always)]
+fn some(bytes: usize, segments: u32, skbs: u32) -> Moved {
+    Moved {
+        bytes: bytes as u32,
+        skbs,
+        segments,
+        stop: Stop::Empty,
+    }
 }

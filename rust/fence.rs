@@ -37,8 +37,9 @@ const fn unless(fence: bool, why: Wire) -> Fence {
 /// Establishes the sender's half of invariant 2, for as long as the caller has it.
 #[inline(always)]
 pub(crate) fn sender(s: &Tcp<'_>, rcu: Rcu<'_>) -> Fence {
+    // So the retransmit queue is empty.
     unless(
-        s.packets_out() != 0 || s.snd_una() != s.snd_nxt() || !s.rtx_queue_empty(),
+        s.packets_out() != 0 || s.snd_una() != s.snd_nxt(),
         Wire::InFlight,
     )?;
     unless(s.snd_up() != s.snd_una(), Wire::Urgent)?;

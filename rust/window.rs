@@ -100,7 +100,7 @@ fn learn(s: &mut Tcp<'_>, wnd: u32) {
 
 /// After data was moved from `s` to `p`: both know the same window again, a new
 /// one if the old one is worn. The caller has both to itself.
-#[inline]
+#[inline(always)]
 pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
     let mut wnd = offered(p);
 

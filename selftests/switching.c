@@ -87,6 +87,24 @@ static void part(struct __test_metadata *_metadata, bool module)
 	EXPECT_EQ(0, friends_stat("pairs"));
 }
 
+/* A new module's first pair begins to move data a moment after it was formed. */
+static void meet(struct __test_metadata *_metadata)
+{
+	uint64_t end = now_ms() + patience(2000);
+	int client, server;
+
+	open_connection(_metadata, IPV4, NULL, &client, &server);
+	do {
+		send_pattern(_metadata, client, SEED, 0, 1, 0);
+		recv_pattern(_metadata, server, SEED, 0, 1);
+		sleep_ms(1);
+	} while (!friends_stat("bytes") && now_ms() < end);
+	EXPECT_LT(0, friends_stat("bytes"));
+	close(client);
+	close(server);
+	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
+}
+
 /* From here on only new connections are friends. */
 static void allow(struct __test_metadata *_metadata, bool module)
 {
@@ -95,6 +113,8 @@ static void allow(struct __test_metadata *_metadata, bool module)
 		EXPECT_EQ(0, friends_get());
 	}
 	EXPECT_EQ(0, friends_set("1"));
+	if (module)
+		meet(_metadata);
 	EXPECT_EQ(0, friends_stat("pairs"));
 }
 

@@ -191,6 +191,8 @@ impl Pair {
         {
             return !this.dissolve();
         }
+        // SAFETY: No requirements.
+        unsafe { bindings::tcp_friends_met() };
         true
     }
 

@@ -78,7 +78,7 @@ impl Net {
     }
 
     /// Whether somebody captures packets on the loopback device, or on all.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn loopback_tapped(&self) -> bool {
         let net = self.raw();
         // SAFETY: The namespace is valid; its loopback device is null or, while there are sockets,
@@ -96,7 +96,7 @@ impl Net {
 
     /// Whether a queueing discipline, a classifier or an XDP program has a say
     /// in what passes the loopback device, or it is down.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn loopback_governed(&self, _rcu: Rcu<'_>) -> bool {
         // SAFETY: The namespace and its loopback device are valid; of the programs only whether
         // there are any is of interest. RCU is held.
@@ -118,7 +118,7 @@ impl Net {
 
     /// Whether connection tracking is on, for either kind of address.
     #[cfg(CONFIG_NETFILTER)]
-    #[inline]
+    #[inline(always)]
     pub(crate) fn tracks_connections(&self, _rcu: Rcu<'_>) -> bool {
         const OUT: usize = bindings::nf_inet_hooks_NF_INET_LOCAL_OUT as usize;
 
@@ -134,7 +134,7 @@ impl Net {
 
     /// Whether connection tracking is on: there is none.
     #[cfg(not(CONFIG_NETFILTER))]
-    #[inline]
+    #[inline(always)]
     pub(crate) fn tracks_connections(&self, _rcu: Rcu<'_>) -> bool {
         false
     }
@@ -148,7 +148,7 @@ impl Net {
 ///
 /// `hooks` is null or an array of hooks, in an RCU read-side critical section.
 #[cfg(CONFIG_NETFILTER)]
-#[inline]
+#[inline(always)]
 unsafe fn has_tracker(hooks: *const bindings::nf_hook_entries) -> bool {
     if hooks.is_null() {
         return false;
@@ -168,7 +168,7 @@ unsafe fn has_tracker(hooks: *const bindings::nf_hook_entries) -> bool {
 /// # Safety
 ///
 /// `dev` is a valid device, in an RCU read-side critical section.
-#[inline]
+#[inline(always)]
 unsafe fn has_queue(dev: *const bindings::net_device) -> bool {
     // SAFETY: By the function's safety requirements. A device has one transmit queue at least,
     // which always has a discipline, that is freed a grace period after it was replaced; `enqueue`

@@ -48,6 +48,7 @@ unsafe fn tcp_cb(skb: *mut bindings::sk_buff) -> *mut bindings::tcp_skb_cb {
 /// # Safety
 ///
 /// As [`tcp_cb`].
+#[inline]
 unsafe fn segment(skb: *mut bindings::sk_buff) -> Segment {
     // SAFETY: By the function's safety requirements.
     unsafe {
@@ -64,6 +65,7 @@ unsafe fn segment(skb: *mut bindings::sk_buff) -> Segment {
 /// # Safety
 ///
 /// `skb` is valid.
+#[inline]
 unsafe fn protocol(skb: *mut bindings::sk_buff) -> u16 {
     // SAFETY: By the function's safety requirements; the headers' member of the union.
     unsafe { (*skb).__bindgen_anon_4.headers.as_ref() }.protocol
@@ -74,6 +76,7 @@ unsafe fn protocol(skb: *mut bindings::sk_buff) -> u16 {
 /// # Safety
 ///
 /// `skb` is valid, nobody else uses it, its data are not shared, and it has room.
+#[inline(always)]
 unsafe fn fill(
     skb: *mut bindings::sk_buff,
     from: &mut Source<'_>,
@@ -355,7 +358,7 @@ impl Skb {
 
     /// Puts `len` bytes, which start at `seq`, into an empty one that has room for
     /// them.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fill(
         &mut self,
         from: &mut Source<'_>,
@@ -376,7 +379,7 @@ impl Skb {
     }
 
     /// Empties it, if it is one that [`Skb::new`] could have made. Returns its size.
-    #[inline]
+    #[inline(always)]
     pub(super) fn recycle(&mut self) -> Option<Size> {
         let raw = self.0.as_ptr();
         // SAFETY: By the type invariants the skb is valid and ours alone; where its data are nobody
@@ -609,7 +612,7 @@ impl<'a> Received<'a> {
     }
 
     /// How many bytes can be appended to it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn room(&self) -> usize {
         // SAFETY: By the type invariants the skb is valid. Where there are fragments there is no
         // room, and a clone's holder may append too.
@@ -623,7 +626,7 @@ impl<'a> Received<'a> {
 
     /// Appends the next `len` bytes of the stream, for which there is room. It is
     /// the last of the queue. They stand for `segments` segments.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn append(
         self,
         from: &mut Source<'_>,
@@ -671,14 +674,15 @@ impl<'a> Received<'a> {
     }
 
     /// Takes it out of the queue and off the reader's account.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn eat(self) -> Skb {
         let raw = self.raw();
         // SAFETY: By the type invariants it is in that queue, which is ours, and charged to the
-        // socket as all that is there; as tcp_eat_recv_skb() does.
+        // socket as all that is there; as tcp_eat_recv_skb() does. Whatever the destructor was, it
+        // was sock_rfree().
         unsafe {
             bindings::__skb_unlink(raw, addr_of_mut!((*self.sock.raw()).sk_receive_queue));
-            bindings::sock_rfree(raw);
+            self.sock.rfree(addr_of!((*raw).truesize).read());
             let owner = &mut (*raw).__bindgen_anon_3.__bindgen_anon_1;
             owner.destructor = None;
             (*raw).sk = core::ptr::null_mut();

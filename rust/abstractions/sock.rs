@@ -127,6 +127,7 @@ impl Sock {
     }
 
     /// The connection's state (`sk_state`), with `READ_ONCE()`.
+    #[inline(always)]
     pub(crate) fn state(&self) -> State {
         // SAFETY: `self` is a valid socket; a volatile read of one byte.
         let state = unsafe { addr_of!((*self.raw()).__sk_common.skc_state).read_volatile() };
@@ -303,6 +304,56 @@ impl Sock {
     pub(crate) fn max_pacing_rate(&self) -> usize {
         // SAFETY: `self` is a valid socket; an aligned word.
         unsafe { addr_of!((*self.raw()).sk_max_pacing_rate).read_volatile() }
+    }
+
+    /// What it took for `size` bytes is its own again (`sk_mem_uncharge()`).
+    ///
+    /// A page is kept for the next message while all of TCP has less than half of
+    /// what `net.ipv4.tcp_mem` calls low: to give it back and to take it again costs
+    /// more than the rest of the account, and what all idle sockets keep stays
+    /// bounded by that.
+    ///
+    /// # Safety
+    ///
+    /// The caller has the socket's state to itself.
+    #[inline]
+    unsafe fn mem_uncharge(&self, size: u32) {
+        const PAGE: i32 = bindings::PAGE_SIZE as i32;
+        let sk = self.raw();
+        // SAFETY: By the function's safety requirements the account is ours; others read it with
+        // `READ_ONCE()`. TRUNCATE: The size of an skb.
+        unsafe {
+            let account = addr_of_mut!((*sk).sk_forward_alloc);
+            let left = account.read().wrapping_add(size as i32);
+
+            account.write_volatile(left);
+            if left >= 2 * PAGE
+                || left >= PAGE
+                    && bindings::sk_memory_allocated(sk) > bindings::sk_prot_mem_limits(sk, 0) / 2
+            {
+                bindings::sk_mem_reclaim(sk);
+            }
+        }
+    }
+
+    /// An skb of its receive queue was taken off it: it is not charged any more
+    /// (`sock_rfree()`).
+    ///
+    /// # Safety
+    ///
+    /// The caller has the socket's state to itself, and such an skb of `size` bytes
+    /// was charged to it.
+    #[inline]
+    pub(super) unsafe fn rfree(&self, size: u32) {
+        // SAFETY: `self` is a valid socket. TRUNCATE: The size of an skb.
+        unsafe {
+            bindings::atomic_sub(
+                size as i32,
+                addr_of_mut!((*self.raw()).sk_backlog.rmem_alloc),
+            );
+        }
+        // SAFETY: By the function's safety requirements.
+        unsafe { self.mem_uncharge(size) };
     }
 
     /// Makes the backlog understand what a friend puts there.
@@ -658,12 +709,6 @@ impl<'a> Tcp<'a> {
                 (*self.0.tp()).inet_conn.icsk_ack
             ))
         }
-    }
-
-    /// Whether nothing waits for an ACK.
-    pub(crate) fn rtx_queue_empty(&self) -> bool {
-        // SAFETY: By the type invariants the queue is ours to look at.
-        unsafe { bindings::tcp_rtx_queue_empty(self.0.raw()) }
     }
 
     /// Whether nothing was received out of order.

@@ -40,36 +40,88 @@ use super::skb::{
 };
 
 /// Small ones that a CPU keeps, of 2 KiB each.
-const SMALL_KEPT: usize = 8;
-/// Large ones, of 32 KiB each.
-const LARGE_KEPT: usize = 8;
+const SMALL_KEPT: usize = 16;
+/// Large ones, of 32 KiB each: what a stream moves in one turn of the scheduler.
+const LARGE_KEPT: usize = 64;
+/// How many slots are looked at before one gives up.
+const LOOKS: usize = 4;
 
 type Slot = Atomic<*mut bindings::sk_buff>;
+
+/// A stack of `N`.
+///
+/// Its top is only a hint, which nobody minds being wrong: a slot tells by itself
+/// whether there is an skb in it.
+#[repr(C, align(64))]
+struct Stack<const N: usize> {
+    top: Atomic<u32>,
+    slots: [Slot; N],
+}
+
+impl<const N: usize> Stack<N> {
+    fn new() -> Self {
+        Self {
+            top: Atomic::new(0),
+            slots: [const { Atomic::new(null_mut()) }; N],
+        }
+    }
+
+    #[inline(always)]
+    fn pop(&self) -> Option<Skb> {
+        let top = (self.top.load(Relaxed) as usize).min(N);
+
+        for at in (top.saturating_sub(LOOKS)..top).rev() {
+            if let Some(skb) = self.slots.get(at).and_then(take_from) {
+                // TRUNCATE: Less than `N`.
+                self.top.store(at as u32, Relaxed);
+                return Some(skb);
+            }
+        }
+        None
+    }
+
+    /// Gives it back if there is no place.
+    #[inline(always)]
+    fn push(&self, mut skb: Skb) -> Result<(), Skb> {
+        let top = self.top.load(Relaxed) as usize;
+
+        for at in top..N.min(top.saturating_add(LOOKS)) {
+            let Some(slot) = self.slots.get(at) else {
+                break;
+            };
+            if !slot.load(Relaxed).is_null() {
+                continue;
+            }
+            let raw = skb.into_raw();
+            if slot.cmpxchg(null_mut(), raw, Release).is_ok() {
+                // TRUNCATE: `N` at most.
+                self.top.store(at as u32 + 1, Relaxed);
+                return Ok(());
+            }
+            // SAFETY: It was not put there, so it is still ours, and not null.
+            skb = unsafe { Skb::from_raw(NonNull::new_unchecked(raw)) };
+        }
+        Err(skb)
+    }
+}
 
 /// What one CPU keeps, in cache lines of its own.
 #[repr(C, align(128))]
 struct Kept {
-    small: [Slot; SMALL_KEPT],
-    large: [Slot; LARGE_KEPT],
+    small: Stack<SMALL_KEPT>,
+    large: Stack<LARGE_KEPT>,
 }
 
 impl Kept {
     fn new() -> Self {
         Self {
-            small: [const { Atomic::new(null_mut()) }; SMALL_KEPT],
-            large: [const { Atomic::new(null_mut()) }; LARGE_KEPT],
-        }
-    }
-
-    fn slots(&self, size: Size) -> &[Slot] {
-        match size {
-            Size::Small => &self.small,
-            Size::Large => &self.large,
+            small: Stack::new(),
+            large: Stack::new(),
         }
     }
 
     fn all(&self) -> impl Iterator<Item = &Slot> {
-        Iterator::chain(self.small.iter(), self.large.iter())
+        Iterator::chain(self.small.slots.iter(), self.large.slots.iter())
     }
 }
 
@@ -87,6 +139,7 @@ fn kept() -> &'static [Kept] {
     unsafe { core::slice::from_raw_parts(first, bindings::nr_cpu_ids as usize) }
 }
 
+#[inline(always)]
 fn take_from(slot: &Slot) -> Option<Skb> {
     if slot.load(Relaxed).is_null() {
         return None;
@@ -99,35 +152,32 @@ fn take_from(slot: &Slot) -> Option<Skb> {
 /// An empty skb of that size, in any context but an interrupt.
 ///
 /// `None` if there is no memory.
-#[inline]
+#[inline(always)]
 pub(crate) fn take(size: Size) -> Option<Skb> {
     // SAFETY: No requirements; a stale answer does no harm.
     let cpu = unsafe { bindings::raw_smp_processor_id() };
 
     kept()
         .get(cpu as usize)
-        .and_then(|kept| kept.slots(size).iter().find_map(take_from))
+        .and_then(|kept| match size {
+            Size::Small => kept.small.pop(),
+            Size::Large => kept.large.pop(),
+        })
         .or_else(|| Skb::new(size))
 }
 
 /// Keeps an skb that nobody needs any more, or frees it.
-#[inline]
+#[inline(always)]
 pub(crate) fn keep(mut skb: Skb) {
-    let Some(size) = skb.recycle() else {
-        return;
-    };
-    let Some(kept) = kept().get(skb.cpu()) else {
-        return;
-    };
-    for slot in kept.slots(size) {
-        if slot.load(Relaxed).is_null() {
-            let raw = skb.into_raw();
-            if slot.cmpxchg(null_mut(), raw, Release).is_ok() {
-                return;
-            }
-            // SAFETY: It was not put there, so it is still ours.
-            skb = unsafe { Skb::from_raw(NonNull::new_unchecked(raw)) };
-        }
+    let size = skb.recycle();
+
+    if let Some(kept) = kept().get(skb.cpu()) {
+        // What finds no place is freed.
+        let _ = match size {
+            Some(Size::Small) => kept.small.push(skb),
+            Some(Size::Large) => kept.large.push(skb),
+            None => Err(skb),
+        };
     }
 }
 

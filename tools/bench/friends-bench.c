@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What one operation costs between two processes of this host, over TCP, an
- * AF_UNIX stream or a pipe. Two processes, blocking I/O, one connection.
+ * AF_UNIX stream or a pipe (or UDP, for rr alone). Two processes, blocking I/O,
+ * one connection.
  *
  * Tests, and what one operation is:
  *
@@ -40,11 +41,15 @@
  * about so long: on a busy machine an operation against the clock can cost a
  * thousand times what it costs on an idle one.
  *
+ * With --netns the two sides are in network namespaces of their own, and the
+ * server is found at --address.
+ *
  * Under qemu's -icount shift=0 with one vCPU, a nanosecond is an instruction of
  * the guest, and the figure holds both processes and the kernel: --mode insn
  * says so in the unit, and changes nothing else.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -71,10 +76,10 @@
 #define MAX_SIZE	(64UL << 20)
 #define CHECKED		16	/* messages checked at each end of a repetition */
 
-enum transport { TCP, TCP6, UNIX, PIPE };
+enum transport { TCP, TCP6, UNIX, PIPE, UDP };
 enum test { RR, STREAM, CRR, CONNECT };
 
-static const char * const transport_names[] = { "tcp", "tcp6", "unix", "pipe", NULL };
+static const char * const transport_names[] = { "tcp", "tcp6", "unix", "pipe", "udp", NULL };
 static const char * const test_names[] = { "rr", "stream", "crr", "connect", NULL };
 
 static struct {
@@ -90,6 +95,8 @@ static struct {
 	int nodelay;	/* -1: as the test has it */
 	bool insn;
 	bool json;
+	const char *netns[2];	/* of the client, of the server; NULL: where we are */
+	struct in_addr address;	/* of the server */
 } opt = {
 	.size = 1,
 	.count = 1000,
@@ -97,6 +104,7 @@ static struct {
 	.reps = 5,
 	.cpu = { -1, -1 },
 	.nodelay = -1,
+	.address.s_addr = INADDR_ANY,
 };
 
 /* One side of the bench: the client is the parent, the server its child. */
@@ -117,6 +125,7 @@ static union {
 static socklen_t addr_len;
 static int listener = -1;
 static pid_t child;
+static int datagram[2] = { -1, -1 };	/* UDP: the client's end, the server's */
 
 /* Written by one side and read by the other after a barrier. */
 static volatile struct {
@@ -364,7 +373,8 @@ static void run(struct side *s, uint64_t n, bool checked)
 
 static bool has_connection(void)
 {
-	return opt.transport != PIPE && opt.test != CRR && opt.test != CONNECT;
+	return opt.transport != PIPE && opt.transport != UDP && opt.test != CRR &&
+	       opt.test != CONNECT;
 }
 
 static void open_connection(struct side *s)
@@ -475,13 +485,51 @@ static char *buffer(void)
 	return p;
 }
 
+/* What is opened from here on is in that network namespace. */
+static void enter(const char *netns)
+{
+	int fd;
+
+	if (!netns)
+		return;
+	fd = open(netns, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || setns(fd, CLONE_NEWNET) < 0)
+		die("network namespace %s: %s.", netns, strerror(errno));
+	close(fd);
+}
+
+/* Both ends of a UDP conversation, connected to each other. */
+static void make_datagrams(void)
+{
+	struct sockaddr_in client;
+	socklen_t len = sizeof(client);
+	int i;
+
+	for (i = 1; i >= 0; i--) {
+		enter(opt.netns[i]);
+		datagram[i] = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		if (datagram[i] < 0)
+			die("socket: %s.", strerror(errno));
+		if (i && (bind(datagram[i], &addr.sa, addr_len) < 0 ||
+			  getsockname(datagram[i], &addr.sa, &addr_len) < 0))
+			die("bind: %s.", strerror(errno));
+	}
+	if (connect(datagram[0], &addr.sa, addr_len) < 0 ||
+	    getsockname(datagram[0], (struct sockaddr *)&client, &len) < 0 ||
+	    connect(datagram[1], (struct sockaddr *)&client, len) < 0)
+		die("connect: %s.", strerror(errno));
+}
+
 static void do_listen(void)
 {
 	switch (opt.transport) {
 	case TCP:
+	case UDP:
 		addr.in.sin_family = AF_INET;
 		addr.in.sin_port = htons(opt.port);
-		addr.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		addr.in.sin_addr = opt.address;
+		if (opt.address.s_addr == INADDR_ANY)
+			addr.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 		addr_len = sizeof(addr.in);
 		break;
 	case TCP6:
@@ -499,6 +547,11 @@ static void do_listen(void)
 	case PIPE:
 		return;
 	}
+	if (opt.transport == UDP) {
+		make_datagrams();
+		return;
+	}
+	enter(opt.netns[1]);
 	listener = socket(addr.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (listener < 0)
 		die("socket: %s.", strerror(errno));
@@ -568,16 +621,16 @@ static void report(double *values)
 
 static void usage(FILE *f)
 {
-	fputs("usage: friends-bench --transport tcp|tcp6|unix|pipe --test rr|stream|crr|connect\n"
+	fputs("usage: friends-bench --transport tcp|tcp6|unix|pipe|udp --test rr|stream|crr|connect\n"
 	      "                     [--size BYTES] [--count OPERATIONS] [--warmup OPERATIONS]\n"
 	      "                     [--time MILLISECONDS] [--reps N] [--port PORT] [--nodelay]\n"
 	      "                     [--cpus CLIENT,SERVER] [--mode insn|wall] [--timeout SECONDS]\n"
-	      "                     [--json]\n"
+	      "                     [--netns CLIENT,SERVER --address IPV4] [--json]\n"
 	      "\n"
 	      "Prints nanoseconds per operation, the median over the repetitions. Defaults:\n"
 	      "1 byte, 1000 operations, a quarter of them before as a warm-up (but 64 at\n"
 	      "least), 5 repetitions, any port, any CPU, 600 seconds. With --time, as many\n"
-	      "operations as take that long, --count at most.\n", f);
+	      "operations as take that long, --count at most. --netns takes two files.\n", f);
 }
 
 static int name_of(const char *arg, const char * const *names, const char *what)
@@ -616,6 +669,8 @@ static void parse(int argc, char **argv)
 		{ "mode", required_argument, NULL, 'm' },
 		{ "nodelay", no_argument, NULL, 'd' },
 		{ "timeout", required_argument, NULL, 'a' },
+		{ "netns", required_argument, NULL, 'N' },
+		{ "address", required_argument, NULL, 'A' },
 		{ "json", no_argument, NULL, 'j' },
 		{ "help", no_argument, NULL, 'h' },
 		{ }
@@ -671,6 +726,18 @@ static void parse(int argc, char **argv)
 		case 'a':
 			timeout = number(optarg, 1, 86400, "--timeout");
 			break;
+		case 'N':
+			comma = strchr(optarg, ',');
+			if (!comma)
+				die("--netns takes two files, with a comma between.");
+			*comma++ = '\0';
+			opt.netns[0] = optarg;
+			opt.netns[1] = comma;
+			break;
+		case 'A':
+			if (inet_pton(AF_INET, optarg, &opt.address) != 1)
+				die("'%s' is no IPv4 address.", optarg);
+			break;
 		case 'j':
 			opt.json = true;
 			break;
@@ -688,6 +755,8 @@ static void parse(int argc, char **argv)
 	}
 	if (opt.transport == PIPE && opt.test != RR && opt.test != STREAM)
 		die("a pipe cannot be connected to: rr and stream only.");
+	if (opt.transport == UDP && opt.test != RR)
+		die("UDP loses what does not fit: rr only.");
 	if (opt.nodelay < 0)
 		opt.nodelay = opt.test == RR;
 	if (opt.warmup == UINT64_MAX)
@@ -739,6 +808,13 @@ int main(int argc, char **argv)
 		close(s.client ? back[1] : there[1]);
 		close(s.client ? there[0] : back[0]);
 	}
+	if (opt.transport == UDP) {
+		s.in = datagram[!s.client];
+		s.out = s.in;
+		close(datagram[s.client]);
+	}
+	if (s.client)
+		enter(opt.netns[0]);
 	s.buf = buffer();
 	pin(opt.cpu[s.client ? 0 : 1]);
 
