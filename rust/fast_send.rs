@@ -67,7 +67,7 @@ fn is_plain(s: &mut Tcp<'_>, member: &Member<'_>) -> bool {
         && s.send_head().is_none()
         && !s.failed_or_shut()
         && !s.owes_ack()
-        && !s.sock().wants_receive_timestamps()
+        && !s.sock().wants_stamps_or_signals()
         && fence::sender(s, member.rcu()).is_ok()
         && !member.question().is_due(member.namespace())
 }

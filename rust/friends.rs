@@ -90,11 +90,17 @@ module! {
     license: "GPL",
 }
 
-/// The loaded module. The hooks go first: fields are dropped in order.
+/// The loaded module. Pairs go first, then the hooks: fields are dropped in order.
 struct Friends {
     _hooks: HooksRegistration,
     _namespaces: NamespaceRegistration,
     _spent: SpentRegistration,
+}
+
+impl Drop for Friends {
+    fn drop(&mut self) {
+        pairing::stop();
+    }
 }
 
 impl kernel::Module for Friends {

@@ -123,7 +123,8 @@ impl Namespace {
         }
     }
 
-    fn part_all(&self, net: &Net) {
+    /// Parts the pairs that there are now. May sleep.
+    pub(crate) fn part_all(&self, net: &Net) {
         if self.pairs() == 0 {
             return;
         }

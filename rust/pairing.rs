@@ -10,9 +10,18 @@
 //! is only looked at: what is read of it is one word at a time, and each move
 //! checks under both locks what it relies on (invariants 1 and 2).
 
+use kernel::sync::{
+    atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    rcu, //
+};
+
 use crate::{
     abstractions::{
         find_other_end,
+        for_each_namespace,
         Arrival,
         Member,
         Pair,
@@ -50,7 +59,12 @@ pub(crate) fn established(sock: &Sock, arrival: Arrival, rcu: Rcu<'_>) {
     let Some(namespace) = sock.net().state() else {
         return;
     };
-    if !namespace.on() || arrival != Arrival::Loopback || !is_last(sock) || sock.has_own_rules() {
+    if STOPPED.load(Relaxed)
+        || !namespace.on()
+        || arrival != Arrival::Loopback
+        || !is_last(sock)
+        || sock.has_own_rules()
+    {
         return;
     }
     let Some(other) = find_other_end(sock, rcu) else {
@@ -71,6 +85,25 @@ pub(crate) fn established(sock: &Sock, arrival: Arrival, rcu: Rcu<'_>) {
     if !Pair::form(sock, other, namespace, rcu) {
         namespace.count(Counter::Unformed, 1);
     }
+}
+
+/// The module leaves.
+static STOPPED: Atomic<bool> = Atomic::new(false);
+
+/// Pairs nobody any more, and parts all who are. May sleep.
+///
+/// For as long as there are pairs the hooks must be on: a socket that closes without
+/// the `gone` hook has left the table of established ones before anybody looks for it
+/// there, and nothing would part its pair.
+pub(crate) fn stop() {
+    STOPPED.store(true, Relaxed);
+    // Who has not seen that has formed its pair when this returns.
+    rcu::synchronize_rcu();
+    for_each_namespace(|net| {
+        if let Some(namespace) = net.state() {
+            namespace.part_all(net);
+        }
+    });
 }
 
 /// Ends the friendship. Any context; invariant 4.

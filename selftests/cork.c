@@ -40,21 +40,6 @@ static int readable(int fd)
 	return ioctl(fd, FIONREAD, &n) ? -1 : n;
 }
 
-/*
- * Nothing is in flight. While something is, the wire sends more, corked or not,
- * when the ACK is late: its tail loss probe.
- */
-static void expect_acked(struct __test_metadata *_metadata, int fd)
-{
-	uint64_t end = now_ms() + patience(1000);
-	int n = -1;
-
-	do {
-		ASSERT_EQ(0, ioctl(fd, SIOCOUTQ, &n));
-	} while (n && now_ms() < end);
-	EXPECT_EQ(0, n);
-}
-
 /* Exactly @len bytes, @pos of the stream, are there at once. */
 static void expect_at_once(struct __test_metadata *_metadata, int fd,
 			   uint64_t pos, int len)
@@ -100,7 +85,7 @@ static void *slow_uncork(void *arg)
 TEST_F(cork, held_from_blocked_reader)
 {
 	pthread_t thread;
-	uint64_t start;
+	uint64_t start, took;
 	char buf[1000];
 
 	set_cork(_metadata, self->client, 1);
@@ -108,10 +93,12 @@ TEST_F(cork, held_from_blocked_reader)
 	send_pattern(_metadata, self->client, SEED, 0, 100, 0);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, slow_uncork, &self->client));
 	EXPECT_EQ(100, recv(self->server, buf, sizeof(buf), 0));
-	EXPECT_GE(now_ms() - start, 95U);
+	took = now_ms() - start;
+	EXPECT_GE(took, 95U);
 	EXPECT_EQ(-1, pattern_check(buf, 100, SEED, 0));
 	pthread_join(thread, NULL);
-	EXPECT_CARRIED(100);
+	/* On a slow machine the limit comes first, and that is the probe timer's. */
+	EXPECT_CARRIED(took < CORK_LIMIT - 20 ? 100 : 0);
 }
 
 /* Reading what came before the cork does not pull what is under it. */

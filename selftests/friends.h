@@ -356,6 +356,21 @@ static inline void wait_readable(struct __test_metadata *_metadata, int fd,
 	ASSERT_EQ(len, n);
 }
 
+/*
+ * Nothing is in flight. While something is, the wire sends more, corked or not,
+ * when the ACK is late: its tail loss probe.
+ */
+static inline void expect_acked(struct __test_metadata *_metadata, int fd)
+{
+	uint64_t end = now_ms() + patience(1000);
+	int n = -1;
+
+	do {
+		ASSERT_EQ(0, ioctl(fd, SIOCOUTQ, &n));
+	} while (n && now_ms() < end);
+	EXPECT_EQ(0, n);
+}
+
 /* The @events of @fd that come within @ms; 0 when none does. */
 static inline int wait_for(int fd, int events, int ms)
 {

@@ -61,6 +61,104 @@ TEST_F(reading, bad_pointer)
 	EXPECT_CARRIED(2000);
 }
 
+/* Neither what is written nor where it is read to is in memory yet. */
+TEST_F(reading, absent_pages)
+{
+	const size_t size = 300000, piece = 50000;
+	int fd = memfd_create("reading", MFD_CLOEXEC);
+	char *buf = malloc(size), *from, *to;
+	size_t at, got;
+	ssize_t n;
+
+	ASSERT_NE(NULL, buf);
+	pattern_fill(buf, size, SEED, 0);
+	ASSERT_EQ((ssize_t)size, pwrite(fd, buf, size, 0));
+	from = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+	to = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, from);
+	ASSERT_NE(MAP_FAILED, to);
+	for (at = 0; at < size; at += piece) {
+		ASSERT_EQ((ssize_t)piece, send(self->client, from + at, piece, 0));
+		for (got = 0; got < piece; got += n) {
+			n = recv(self->server, to + at + got, piece - got, 0);
+			ASSERT_GT(n, 0);
+		}
+	}
+	EXPECT_EQ(-1, pattern_check(to, size, SEED, 0));
+	munmap(from, size);
+	munmap(to, size);
+	free(buf);
+	close(fd);
+	EXPECT_CARRIED(size);
+}
+
+/* One read takes what came in either way. A paced sender takes the wire. */
+TEST_F(reading, wire_among_friends)
+{
+	unsigned int rate = 1U << 30, none = ~0U;
+	char buf[4000];
+
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	ASSERT_EQ(0, setsockopt(self->client, SOL_SOCKET, SO_MAX_PACING_RATE,
+				&rate, sizeof(rate)));
+	send_pattern(_metadata, self->client, SEED, 1000, 1000, 0);
+	wait_readable(_metadata, self->server, 2000);
+	expect_acked(_metadata, self->client);
+	ASSERT_EQ(0, setsockopt(self->client, SOL_SOCKET, SO_MAX_PACING_RATE,
+				&none, sizeof(none)));
+	send_pattern(_metadata, self->client, SEED, 2000, 1000, 0);
+	wait_readable(_metadata, self->server, 3000);
+	EXPECT_EQ(3000, recv(self->server, buf, sizeof(buf), 0));
+	EXPECT_EQ(-1, pattern_check(buf, 3000, SEED, 0));
+	EXPECT_CARRIED(2000);
+}
+
+struct late {
+	int fd;
+	unsigned int ms;
+};
+
+static void *write_late(void *arg)
+{
+	struct late *l = arg;
+
+	sleep_ms(l->ms);
+	return (void *)send(l->fd, "x", 1, 0);
+}
+
+/* A reader that polls busily still sleeps in the end, and hears of time-outs. */
+TEST_F(reading, busy_poll)
+{
+	struct late late[] = { { self->client, 1 }, { self->client, 100 } };
+	struct timeval tv = { .tv_usec = 50000 };
+	uint64_t start;
+	pthread_t t;
+	int us = 2000;
+	size_t i;
+	char c;
+
+	if (setsockopt(self->server, SOL_SOCKET, SO_BUSY_POLL, &us, sizeof(us))) {
+		self->witness.told = true;
+		SKIP(return, "this kernel has no SO_BUSY_POLL");
+	}
+	for (i = 0; i < ARRAY_SIZE(late); i++) {
+		ASSERT_EQ(0, pthread_create(&t, NULL, write_late, &late[i]));
+		EXPECT_EQ(1, recv(self->server, &c, 1, 0));
+		EXPECT_EQ('x', c);
+		pthread_join(t, NULL);
+	}
+	EXPECT_EQ(-1, recv(self->server, &c, 1, MSG_DONTWAIT));
+	EXPECT_EQ(EAGAIN, errno);
+	ASSERT_EQ(0, setsockopt(self->server, SOL_SOCKET, SO_RCVTIMEO, &tv,
+				sizeof(tv)));
+	start = now_ms();
+	EXPECT_EQ(-1, recv(self->server, &c, 1, 0));
+	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_LE(45, now_ms() - start);
+	EXPECT_CARRIED(2);
+}
+
 TEST_F(reading, peek_at_end)
 {
 	char buf[2000];

@@ -45,6 +45,7 @@ pub(crate) use hooks::{
     Xmit, //
 };
 pub(crate) use namespace::{
+    for_each_namespace,
     Net,
     Registration as NamespaceRegistration, //
 };

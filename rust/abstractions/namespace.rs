@@ -378,6 +378,31 @@ impl Slot {
     }
 }
 
+/// Calls `f` for each namespace, while none is made or taken down. May sleep, and
+/// so may `f`.
+pub(crate) fn for_each_namespace(f: impl Fn(&Net)) {
+    // SAFETY: The list changes only with the semaphore held for writing; we hold it for reading,
+    // so that its entries are namespaces that stay alive.
+    unsafe {
+        let (lock, head) = (
+            core::ptr::addr_of_mut!(bindings::net_rwsem),
+            core::ptr::addr_of_mut!(bindings::net_namespace_list),
+        );
+
+        bindings::down_read(lock);
+        let mut at = (*head).next;
+        while !core::ptr::eq(at, head) {
+            f(Net::from_raw(kernel::container_of!(
+                at,
+                bindings::net,
+                list
+            )));
+            at = (*at).next;
+        }
+        bindings::up_read(lock);
+    }
+}
+
 /// Registered per-namespace state; gone from all namespaces once dropped.
 ///
 /// # Invariants

@@ -235,6 +235,21 @@ impl Sock {
         }
     }
 
+    /// Whether a write is no plain one: it wants time stamps, or signals when there
+    /// is room (`O_ASYNC`), for which `tcp_sendmsg()` keeps account.
+    #[inline]
+    pub(crate) fn wants_stamps_or_signals(&self) -> bool {
+        const FLAGS: usize =
+            1 << bindings::sock_flags_SOCK_RCVTSTAMP | 1 << bindings::sock_flags_SOCK_FASYNC;
+        // SAFETY: `self` is a valid socket; single words, read volatile.
+        unsafe {
+            addr_of!((*self.raw()).sk_tsflags).read_volatile() != 0
+                || addr_of!((*self.raw()).__sk_common.__bindgen_anon_5.skc_flags).read_volatile()
+                    & FLAGS
+                    != 0
+        }
+    }
+
     /// Whether the memory of both is accounted in the same places (cgroup,
     /// protocol), so that an skb may change hands without either hearing of it.
     pub(super) fn shares_account(&self, other: &Sock) -> bool {

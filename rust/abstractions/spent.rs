@@ -119,10 +119,6 @@ impl Kept {
             large: Stack::new(),
         }
     }
-
-    fn all(&self) -> impl Iterator<Item = &Slot> {
-        Iterator::chain(self.small.slots.iter(), self.large.slots.iter())
-    }
 }
 
 /// Each CPU's, by its number; null while there are none.
@@ -181,13 +177,19 @@ pub(crate) fn keep(mut skb: Skb) {
     }
 }
 
+/// For how many slots, of all CPUs, `f` says yes.
+fn count_slots(f: fn(&Slot) -> bool) -> usize {
+    let mut n = 0usize;
+    for kept in kept() {
+        n = n.wrapping_add(kept.small.slots.iter().filter(|slot| f(slot)).count());
+        n = n.wrapping_add(kept.large.slots.iter().filter(|slot| f(slot)).count());
+    }
+    n
+}
+
 /// Frees what is kept; returns how many that were.
 fn free_all() -> usize {
-    kept()
-        .iter()
-        .flat_map(Kept::all)
-        .filter_map(take_from)
-        .count()
+    count_slots(|slot| take_from(slot).is_some())
 }
 
 /// # Safety
@@ -197,11 +199,7 @@ unsafe extern "C" fn count(
     _: *mut bindings::shrinker,
     _: *mut bindings::shrink_control,
 ) -> c_ulong {
-    kept()
-        .iter()
-        .flat_map(Kept::all)
-        .filter(|slot| !slot.load(Relaxed).is_null())
-        .count()
+    count_slots(|slot| !slot.load(Relaxed).is_null())
 }
 
 /// # Safety

@@ -91,6 +91,7 @@ static struct {
 	uint64_t time_ns;	/* 0: the count is given */
 	int port;
 	int reps;
+	int idle;	/* connections that are open besides and say nothing */
 	int cpu[2];	/* of the client, of the server; -1: anywhere */
 	int nodelay;	/* -1: as the test has it */
 	bool insn;
@@ -314,12 +315,27 @@ static void stream_read(struct side *s, uint64_t n, bool checked)
 	shared->stream_end = now();
 }
 
-static int do_connect(void)
+/* From an address of its own for each 10,000, since ports are searched one by one. */
+static void from_another_address(int fd, int number)
+{
+	struct sockaddr_in from = { .sin_family = AF_INET };
+	int one = 1;
+
+	from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + number / 10000);
+	if (setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one)) < 0 ||
+	    bind(fd, (struct sockaddr *)&from, sizeof(from)) < 0)
+		die("bind: %s.", strerror(errno));
+}
+
+/* The idle one of that number, or -1. */
+static int do_connect(int idle)
 {
 	int fd = socket(addr.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		die("socket: %s.", strerror(errno));
+	if (idle >= 0 && opt.transport == TCP)
+		from_another_address(fd, idle);
 	if (connect(fd, &addr.sa, addr_len) < 0)
 		die("connect: %s.", strerror(errno));
 	return fd;
@@ -339,7 +355,7 @@ static void crr(struct side *s, uint64_t n, bool checked)
 	bool data = opt.test == CRR;
 
 	while (n--) {
-		int fd = s->client ? do_connect() : do_accept();
+		int fd = s->client ? do_connect(-1) : do_accept();
 
 		s->in = fd;
 		s->out = fd;
@@ -382,7 +398,7 @@ static void open_connection(struct side *s)
 	s->sent = 0;
 	s->got = 0;
 	if (has_connection()) {
-		s->in = s->client ? do_connect() : do_accept();
+		s->in = s->client ? do_connect(-1) : do_accept();
 		s->out = s->in;
 		if (opt.transport != UNIX && opt.nodelay)
 			set_nodelay(s, 1);
@@ -439,6 +455,23 @@ static void calibrate(struct side *s)
 	if (opt.count > most)
 		opt.count = most;
 	opt.time_ns = 0;
+}
+
+/* They stay open until the program ends. Each has said a byte, and heard one. */
+static void open_idle(struct side *s)
+{
+	for (int i = 0; i < opt.idle; i++) {
+		struct side one = *s;
+		char c = 'i';
+
+		one.in = s->client ? do_connect(i) : do_accept();
+		if (s->client)
+			put(one.in, &c, 1);
+		get(one.in, &c, 1);
+		if (!s->client)
+			put(one.in, &c, 1);
+	}
+	barrier(s);
 }
 
 /* One repetition; both sides walk through it together. Returns nanoseconds. */
@@ -625,7 +658,8 @@ static void usage(FILE *f)
 	      "                     [--size BYTES] [--count OPERATIONS] [--warmup OPERATIONS]\n"
 	      "                     [--time MILLISECONDS] [--reps N] [--port PORT] [--nodelay]\n"
 	      "                     [--cpus CLIENT,SERVER] [--mode insn|wall] [--timeout SECONDS]\n"
-	      "                     [--netns CLIENT,SERVER --address IPV4] [--json]\n"
+	      "                     [--netns CLIENT,SERVER --address IPV4] [--idle CONNECTIONS]\n"
+	      "                     [--json]\n"
 	      "\n"
 	      "Prints nanoseconds per operation, the median over the repetitions. Defaults:\n"
 	      "1 byte, 1000 operations, a quarter of them before as a warm-up (but 64 at\n"
@@ -670,6 +704,7 @@ static void parse(int argc, char **argv)
 		{ "nodelay", no_argument, NULL, 'd' },
 		{ "timeout", required_argument, NULL, 'a' },
 		{ "netns", required_argument, NULL, 'N' },
+		{ "idle", required_argument, NULL, 'I' },
 		{ "address", required_argument, NULL, 'A' },
 		{ "json", no_argument, NULL, 'j' },
 		{ "help", no_argument, NULL, 'h' },
@@ -734,6 +769,9 @@ static void parse(int argc, char **argv)
 			opt.netns[0] = optarg;
 			opt.netns[1] = comma;
 			break;
+		case 'I':
+			opt.idle = number(optarg, 0, 1000000, "--idle");
+			break;
 		case 'A':
 			if (inet_pton(AF_INET, optarg, &opt.address) != 1)
 				die("'%s' is no IPv4 address.", optarg);
@@ -755,6 +793,8 @@ static void parse(int argc, char **argv)
 	}
 	if (opt.transport == PIPE && opt.test != RR && opt.test != STREAM)
 		die("a pipe cannot be connected to: rr and stream only.");
+	if (opt.idle && (opt.transport == PIPE || opt.transport == UDP))
+		die("--idle is for connections.");
 	if (opt.transport == UDP && opt.test != RR)
 		die("UDP loses what does not fit: rr only.");
 	if (opt.nodelay < 0)
@@ -820,12 +860,14 @@ int main(int argc, char **argv)
 
 	if (!s.client) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		open_idle(&s);
 		for (int i = 0; i < opt.reps; i++)
 			repetition(&s);
 		_exit(0);
 	}
 	if (listener >= 0)
 		close(listener);
+	open_idle(&s);
 	for (int i = 0; i < opt.reps; i++)
 		values[i] = (double)repetition(&s) / opt.count;
 	if (waitpid(child, &status, 0) < 0 || status)
