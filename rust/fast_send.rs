@@ -57,7 +57,7 @@ const WORTH_FILLING: usize = 4096;
 
 /// So many bytes are copied at once with bottom halves off, at most: what a
 /// segment on the loopback device holds.
-pub(crate) const AT_ONCE: usize = 64 << 10;
+pub(crate) const AT_ONCE: usize = kernel::bindings::TCP_FRIENDS_AT_ONCE as usize;
 
 /// Whether the writer's next bytes overtake nothing, and may be moved. The caller
 /// has it to itself.

@@ -104,6 +104,9 @@ pub(crate) struct Pair {
     rcu: Opaque<bindings::callback_head>,
 }
 
+// What it costs beside the data queued.
+const _: () = assert!(size_of::<Pair>() <= 512);
+
 // The side is the pointer's lowest bit.
 const _: () = assert!(align_of::<Pair>() > Side::MASK);
 

@@ -19,6 +19,10 @@
 //! spinlock while holding a first one: [`Owned`] and [`Process`] hold no spinlock
 //! and may wait for one; [`Spinlocked`] may only try. Nobody takes ownership of
 //! a socket here.
+//!
+//! `net_rwsem` is held, for reading, by [`for_each_namespace`] alone, as the module
+//! leaves: outermost, in process context, with the locks of the table of established
+//! sockets inside it.
 
 mod ehash;
 mod friend;
