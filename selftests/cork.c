@@ -84,21 +84,33 @@ static void *slow_uncork(void *arg)
 
 TEST_F(cork, held_from_blocked_reader)
 {
+	int sent = 0, moved = 0, rounds;
 	pthread_t thread;
 	uint64_t start, took;
 	char buf[1000];
 
-	set_cork(_metadata, self->client, 1);
-	start = now_ms();
-	send_pattern(_metadata, self->client, SEED, 0, 100, 0);
-	ASSERT_EQ(0, pthread_create(&thread, NULL, slow_uncork, &self->client));
-	EXPECT_EQ(100, recv(self->server, buf, sizeof(buf), 0));
-	took = now_ms() - start;
-	EXPECT_GE(took, 95U);
-	EXPECT_EQ(-1, pattern_check(buf, 100, SEED, 0));
-	pthread_join(thread, NULL);
-	/* On a slow machine the limit comes first, and that is the probe timer's. */
-	EXPECT_CARRIED(took < CORK_LIMIT - 20 ? 100 : 0);
+	/* On a slow machine the limit may come first, and that is the probe timer's. */
+	for (rounds = 0; rounds < 10 && !moved; rounds++) {
+		set_cork(_metadata, self->client, 1);
+		start = now_ms();
+		send_pattern(_metadata, self->client, SEED, sent, 100, 0);
+		ASSERT_EQ(0, pthread_create(&thread, NULL, slow_uncork,
+					    &self->client));
+		EXPECT_EQ(100, recv(self->server, buf, sizeof(buf), 0));
+		took = now_ms() - start;
+		EXPECT_GE(took, 95U);
+		EXPECT_EQ(-1, pattern_check(buf, 100, SEED, sent));
+		pthread_join(thread, NULL);
+		sent += 100;
+		if (took < CORK_LIMIT - 20)
+			moved = 100;
+	}
+	EXPECT_EQ(100, moved)
+		TH_LOG("%d rounds, and each reached the cork's limit", rounds);
+	if (rounds == 1)
+		EXPECT_CARRIED(sent);
+	else
+		EXPECT_CARRIED_ANY();
 }
 
 /* Reading what came before the cork does not pull what is under it. */
