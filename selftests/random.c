@@ -170,7 +170,7 @@ struct program {
 	uint32_t last;		/* bytes for an ending that sends some */
 	int buffers;		/* SO_SNDBUF and SO_RCVBUF at first, or 0 */
 	bool urgent, in_line, zerocopy, switched;
-	bool asked;		/* the wire is asked every 20 ms */
+	bool asked;		/* the wire is asked every 20 ms, or 400 */
 	bool bare;		/* net.ipv4.tcp_timestamps 0: no TCP options */
 	int n;
 	struct step step[STEPS_MAX];
@@ -353,7 +353,7 @@ static void print_program(const struct program *p)
 	if (p->zerocopy)
 		printf("; SO_ZEROCOPY");
 	if (p->asked)
-		printf("; the wire asked every 20 ms");
+		printf("; the wire asked every %d ms", patience(20));
 	if (p->bare)
 		printf("; no time stamps");
 	printf("\n");
@@ -1562,21 +1562,6 @@ static void set_up_end(int id)
 		set_option(e, SOL_SOCKET, SO_OOBINLINE, 1);
 }
 
-/*
- * Urgent bytes that open a short program, while the wire is asked so often, can
- * have it carry all.
- */
-static bool wire_may_carry_all(const struct program *p)
-{
-	int i;
-
-	for (i = 0; i < p->n; i++) {
-		if (p->step[i].op == URGENT)
-			return p->asked;
-	}
-	return false;
-}
-
 /* In the child process; @ns is the network namespace. */
 static void run_program(const struct program *p, enum path path, int ns,
 			struct outcome *o)
@@ -1591,7 +1576,7 @@ static void run_program(const struct program *p, enum path path, int ns,
 		die("setns");
 	if (path == FRIENDS) {
 		if (friends_set("1") ||
-		    revalidate_set(p->asked ? "20" : "1000"))
+		    revalidate_set(!p->asked ? "1000" : slow() ? "400" : "20"))
 			die(FRIENDS_SYSCTL);
 		carried = friends_stat("bytes");
 		pairs = friends_stat("pairs_total");
@@ -1622,7 +1607,11 @@ static void run_program(const struct program *p, enum path path, int ns,
 	o->moved = ends[0].sent + ends[1].sent;
 	if (path == FRIENDS) {
 		o->carried = friends_stat("bytes") - carried;
-		if (!o->carried && !wire_may_carry_all(p))
+		/*
+		 * An answer that takes longer than the interval is asked for
+		 * again: a busy machine can have the wire carry all.
+		 */
+		if (!o->carried && !p->asked)
 			fail("vacuous: friends carried nothing");
 	}
 	o->done = true;
