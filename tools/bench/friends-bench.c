@@ -41,6 +41,10 @@
  * about so long: on a busy machine an operation against the clock can cost a
  * thousand times what it costs on an idle one.
  *
+ * With --pairs, so many pairs of processes do the same at once, and the figure is
+ * the time from the first one's beginning to the last one's end, divided by the
+ * operations of all.
+ *
  * With --netns the two sides are in network namespaces of their own, and the
  * server is found at --address.
  *
@@ -55,6 +59,7 @@
 #include <getopt.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -66,11 +71,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include <linux/errqueue.h>
 
 #define MAX_REPS	101
 #define MAX_SIZE	(64UL << 20)
@@ -82,6 +89,13 @@ enum test { RR, STREAM, CRR, CONNECT };
 static const char * const transport_names[] = { "tcp", "tcp6", "unix", "pipe", "udp", NULL };
 static const char * const test_names[] = { "rr", "stream", "crr", "connect", NULL };
 
+/* How a message is written. */
+enum by { WRITE, MORE, CORK, SENDFILE, SPLICE, ZEROCOPY };
+
+static const char * const by_names[] = {
+	"write", "more", "cork", "sendfile", "splice", "zerocopy", NULL
+};
+
 static struct {
 	enum transport transport;
 	enum test test;
@@ -92,6 +106,9 @@ static struct {
 	int port;
 	int reps;
 	int idle;	/* connections that are open besides and say nothing */
+	int pairs;	/* of processes, each with a connection, at once */
+	int busy_poll;	/* SO_BUSY_POLL, in microseconds; 0: not set */
+	enum by by;
 	int cpu[2];	/* of the client, of the server; -1: anywhere */
 	int nodelay;	/* -1: as the test has it */
 	bool insn;
@@ -103,6 +120,7 @@ static struct {
 	.count = 1000,
 	.warmup = UINT64_MAX,
 	.reps = 5,
+	.pairs = 1,
 	.cpu = { -1, -1 },
 	.nodelay = -1,
 	.address.s_addr = INADDR_ANY,
@@ -135,6 +153,18 @@ static volatile struct {
 } *shared;
 
 static uint64_t operations;	/* of this side, timed or not */
+static long idle_kib;		/* the memory that the idle connections take */
+
+static int file = -1;		/* a message, for sendfile() and splice() */
+static int through[2];		/* the pipe that splice() goes through */
+
+/* With --pairs: what the clients tell each other, by the number of their pair. */
+static struct {
+	uint64_t start[MAX_REPS], end[MAX_REPS];
+} *team;
+static int member;		/* which of them this is */
+static pid_t first;		/* the one that reports */
+static int team_there[2], team_back[2];
 
 static void __attribute__((noreturn, format(printf, 1, 2)))
 die(const char *fmt, ...)
@@ -148,6 +178,8 @@ die(const char *fmt, ...)
 	fputc('\n', stderr);
 	if (child > 0)
 		kill(child, SIGKILL);
+	if (member && child > 0)
+		kill(first, SIGTERM);
 	_exit(1);
 }
 
@@ -285,13 +317,110 @@ static void flush(struct side *s)
 	set_nodelay(s, 0);
 }
 
+/* All of it, unless the call fails. */
+#define WHOLE(call, done, len, what)					\
+	for (done = 0; done < (len);) {					\
+		ssize_t _n = call;					\
+									\
+		if (_n < 0)						\
+			die(what ": %s.", strerror(errno));		\
+		done += _n;						\
+	}
+
+static void send_all(struct side *s, size_t from, size_t len, int flags)
+{
+	size_t done;
+
+	WHOLE(send(s->out, s->buf + from + done, len - done, flags), done, len, "send");
+}
+
+static void set_cork(struct side *s, int on)
+{
+	if (setsockopt(s->out, IPPROTO_TCP, TCP_CORK, &on, sizeof(on)) < 0)
+		die("TCP_CORK: %s.", strerror(errno));
+}
+
+/* Take notice of pages that are free again; wait for one notice at least. */
+static void reap(struct side *s, bool wait)
+{
+	struct pollfd p = { .fd = s->out };
+	char control[128];
+	struct msghdr msg = { .msg_control = control };
+
+	if (wait && poll(&p, 1, -1) < 0)
+		die("poll: %s.", strerror(errno));
+	do {
+		msg.msg_controllen = sizeof(control);
+	} while (recvmsg(s->out, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0);
+	if (errno != EAGAIN)
+		die("the notices of MSG_ZEROCOPY: %s.", strerror(errno));
+}
+
+static void send_zerocopy(struct side *s)
+{
+	size_t done = 0;
+
+	while (done < opt.size) {
+		ssize_t n = send(s->out, s->buf + done, opt.size - done, MSG_ZEROCOPY);
+
+		if (n < 0 && errno == ENOBUFS)
+			reap(s, true);
+		else if (n < 0)
+			die("send: %s.", strerror(errno));
+		else
+			done += n;
+	}
+}
+
+/* A message, in the way of --by. The two halves are a head and a body. */
+static void put_by(struct side *s, uint64_t number)
+{
+	size_t half = opt.size / 2, done, piped;
+	off_t pos = 0;
+
+	switch (opt.by) {
+	case WRITE:
+		put(s->out, s->buf, opt.size);
+		break;
+	case MORE:
+		send_all(s, 0, half, MSG_MORE);
+		send_all(s, half, opt.size - half, 0);
+		break;
+	case CORK:
+		set_cork(s, 1);
+		send_all(s, 0, half, 0);
+		send_all(s, half, opt.size - half, 0);
+		set_cork(s, 0);
+		break;
+	case SENDFILE:
+		WHOLE(sendfile(s->out, file, &pos, opt.size - done), done, opt.size, "sendfile");
+		break;
+	case SPLICE:
+		while ((size_t)pos < opt.size) {
+			ssize_t n = splice(file, &pos, through[1], NULL, opt.size - pos, 0);
+
+			if (n < 0)
+				die("splice: %s.", strerror(errno));
+			piped = n;
+			WHOLE(splice(through[0], NULL, s->out, NULL, piped - done, 0),
+			      done, piped, "splice");
+		}
+		break;
+	case ZEROCOPY:
+		send_zerocopy(s);
+		if (number % 16 == 0)
+			reap(s, false);
+		break;
+	}
+}
+
 static void stream_write(struct side *s, uint64_t n, bool checked)
 {
 	while (n--) {
 		if (checked)
 			put_checked(s);
 		else
-			put(s->out, s->buf, opt.size);
+			put_by(s, n);
 	}
 	flush(s);
 }
@@ -393,6 +522,12 @@ static bool has_connection(void)
 	       opt.test != CONNECT;
 }
 
+static void set_socket(struct side *s, int option, int value, const char *what)
+{
+	if (setsockopt(s->in, SOL_SOCKET, option, &value, sizeof(value)) < 0)
+		die("%s: %s.", what, strerror(errno));
+}
+
 static void open_connection(struct side *s)
 {
 	s->sent = 0;
@@ -402,6 +537,10 @@ static void open_connection(struct side *s)
 		s->out = s->in;
 		if (opt.transport != UNIX && opt.nodelay)
 			set_nodelay(s, 1);
+		if (opt.busy_poll)
+			set_socket(s, SO_BUSY_POLL, opt.busy_poll, "SO_BUSY_POLL");
+		if (opt.by == ZEROCOPY)
+			set_socket(s, SO_ZEROCOPY, 1, "SO_ZEROCOPY");
 	}
 	barrier(s);
 }
@@ -413,11 +552,43 @@ static void close_connection(struct side *s)
 		close(s->in);
 }
 
+/* The clients of all pairs have come here. */
+static void team_barrier(void)
+{
+	char c = 0;
+
+	for (int i = 1; i < opt.pairs && !member; i++)
+		get(team_there[0], &c, 1);
+	for (int i = 1; i < opt.pairs && !member; i++)
+		put(team_back[1], &c, 1);
+	if (member) {
+		put(team_there[1], &c, 1);
+		get(team_back[0], &c, 1);
+	}
+}
+
+/* From the first pair's beginning to the last one's end, as a part for each. */
+static uint64_t team_time(int rep)
+{
+	uint64_t start = UINT64_MAX, end = 0;
+
+	team_barrier();
+	for (int i = 0; i < opt.pairs; i++) {
+		if (team[i].start[rep] < start)
+			start = team[i].start[rep];
+		if (team[i].end[rep] > end)
+			end = team[i].end[rep];
+	}
+	return (end - start) / opt.pairs;
+}
+
 /* n operations between two barriers. Returns nanoseconds, to the client. */
-static uint64_t timed(struct side *s, uint64_t n)
+static uint64_t timed(struct side *s, uint64_t n, int rep)
 {
 	uint64_t start, end;
 
+	if (rep >= 0 && s->client)
+		team_barrier();
 	barrier(s);
 	start = now();
 	run(s, n, false);
@@ -425,7 +596,11 @@ static uint64_t timed(struct side *s, uint64_t n)
 	barrier(s);
 	if (opt.test == STREAM)
 		end = shared->stream_end;
-	return end - start;
+	if (rep < 0 || !s->client)
+		return end - start;
+	team[member].start[rep] = start;
+	team[member].end[rep] = end;
+	return team_time(rep);
 }
 
 /*
@@ -438,7 +613,7 @@ static void calibrate(struct side *s)
 	uint64_t ns, n, most = opt.count;
 
 	for (n = 16; ; n *= 4) {
-		ns = timed(s, n);
+		ns = timed(s, n, -1);
 		if (s->client) {
 			uint64_t count = n * (double)opt.time_ns / (ns ? ns : 1);
 
@@ -457,9 +632,27 @@ static void calibrate(struct side *s)
 	opt.time_ns = 0;
 }
 
+/* The machine's memory that nobody uses, in KiB. */
+static long unused_memory(void)
+{
+	char line[256];
+	long kib = -1;
+	FILE *f = fopen("/proc/meminfo", "r");
+
+	if (!f)
+		die("/proc/meminfo: %s.", strerror(errno));
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "MemAvailable: %ld", &kib) == 1)
+			break;
+	fclose(f);
+	return kib;
+}
+
 /* They stay open until the program ends. Each has said a byte, and heard one. */
 static void open_idle(struct side *s)
 {
+	long before = unused_memory();
+
 	for (int i = 0; i < opt.idle; i++) {
 		struct side one = *s;
 		char c = 'i';
@@ -472,10 +665,11 @@ static void open_idle(struct side *s)
 			put(one.in, &c, 1);
 	}
 	barrier(s);
+	idle_kib = before - unused_memory();
 }
 
 /* One repetition; both sides walk through it together. Returns nanoseconds. */
-static uint64_t repetition(struct side *s)
+static uint64_t repetition(struct side *s, int rep)
 {
 	uint64_t ns;
 
@@ -489,7 +683,7 @@ static uint64_t repetition(struct side *s)
 		close_connection(s);
 		open_connection(s);
 	}
-	ns = timed(s, opt.count);
+	ns = timed(s, opt.count, rep);
 	run(s, CHECKED, true);
 	close_connection(s);
 	return ns;
@@ -643,10 +837,10 @@ static void report(double *values)
 	}
 	printf("{\"transport\": \"%s\", \"test\": \"%s\", \"size\": %zu, "
 	       "\"count\": %llu, \"warmup\": %llu, \"payload\": %llu, "
-	       "\"value\": %.1f, \"unit\": \"%s\", \"reps\": [",
+	       "\"idle_kib\": %ld, \"value\": %.1f, \"unit\": \"%s\", \"reps\": [",
 	       transport_names[opt.transport], test_names[opt.test], opt.size,
 	       (unsigned long long)opt.count, (unsigned long long)opt.warmup,
-	       (unsigned long long)payload(), median, unit);
+	       (unsigned long long)payload(), idle_kib, median, unit);
 	for (i = 0; i < opt.reps; i++)
 		printf("%s%.1f", i ? ", " : "", values[i]);
 	printf("]}\n");
@@ -659,12 +853,14 @@ static void usage(FILE *f)
 	      "                     [--time MILLISECONDS] [--reps N] [--port PORT] [--nodelay]\n"
 	      "                     [--cpus CLIENT,SERVER] [--mode insn|wall] [--timeout SECONDS]\n"
 	      "                     [--netns CLIENT,SERVER --address IPV4] [--idle CONNECTIONS]\n"
-	      "                     [--json]\n"
+	      "                     [--pairs N] [--busy-poll MICROSECONDS] [--json]\n"
+	      "                     [--by write|more|cork|sendfile|splice|zerocopy]\n"
 	      "\n"
 	      "Prints nanoseconds per operation, the median over the repetitions. Defaults:\n"
 	      "1 byte, 1000 operations, a quarter of them before as a warm-up (but 64 at\n"
 	      "least), 5 repetitions, any port, any CPU, 600 seconds. With --time, as many\n"
-	      "operations as take that long, --count at most. --netns takes two files.\n", f);
+	      "operations as take that long, --count at most. --netns takes two files. --by\n"
+	      "is for stream: more and cork write a message as two halves.\n", f);
 }
 
 static int name_of(const char *arg, const char * const *names, const char *what)
@@ -706,6 +902,9 @@ static void parse(int argc, char **argv)
 		{ "netns", required_argument, NULL, 'N' },
 		{ "idle", required_argument, NULL, 'I' },
 		{ "address", required_argument, NULL, 'A' },
+		{ "pairs", required_argument, NULL, 'P' },
+		{ "busy-poll", required_argument, NULL, 'B' },
+		{ "by", required_argument, NULL, 'b' },
 		{ "json", no_argument, NULL, 'j' },
 		{ "help", no_argument, NULL, 'h' },
 		{ }
@@ -776,6 +975,15 @@ static void parse(int argc, char **argv)
 			if (inet_pton(AF_INET, optarg, &opt.address) != 1)
 				die("'%s' is no IPv4 address.", optarg);
 			break;
+		case 'P':
+			opt.pairs = number(optarg, 1, 1024, "--pairs");
+			break;
+		case 'B':
+			opt.busy_poll = number(optarg, 0, 1000000, "--busy-poll");
+			break;
+		case 'b':
+			opt.by = name_of(optarg, by_names, "way to write");
+			break;
 		case 'j':
 			opt.json = true;
 			break;
@@ -797,6 +1005,16 @@ static void parse(int argc, char **argv)
 		die("--idle is for connections.");
 	if (opt.transport == UDP && opt.test != RR)
 		die("UDP loses what does not fit: rr only.");
+	if (opt.by != WRITE && (opt.test != STREAM || opt.transport == PIPE))
+		die("--by %s is for a stream over sockets.", by_names[opt.by]);
+	if ((opt.by == CORK || opt.by == ZEROCOPY) && opt.transport == UNIX)
+		die("AF_UNIX knows no %s.", opt.by == CORK ? "TCP_CORK" : "MSG_ZEROCOPY");
+	if ((opt.by == MORE || opt.by == CORK) && opt.size < 2)
+		die("--by %s needs two bytes at least.", by_names[opt.by]);
+	if (opt.busy_poll && !has_connection())
+		die("--busy-poll is for connections.");
+	if (opt.pairs > 1 && opt.time_ns)
+		die("--pairs needs a count that is the same for all: --count, not --time.");
 	if (opt.nodelay < 0)
 		opt.nodelay = opt.test == RR;
 	if (opt.warmup == UINT64_MAX)
@@ -812,6 +1030,51 @@ static void make_pipe(int fds[2])
 		die("pipe: %s.", strerror(errno));
 }
 
+static void *shared_memory(size_t len)
+{
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	if (p == MAP_FAILED)
+		die("mmap: %s.", strerror(errno));
+	return p;
+}
+
+/* Become as many as there are pairs, each of which makes a server for itself. */
+static void make_team(void)
+{
+	first = getpid();
+	team = shared_memory(opt.pairs * sizeof(*team));
+	make_pipe(team_there);
+	make_pipe(team_back);
+	for (int i = 1; i < opt.pairs; i++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			die("fork: %s.", strerror(errno));
+		if (pid)
+			continue;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		member = i;
+		return;
+	}
+}
+
+/* A message in memory, and a pipe that holds it or a part of it. */
+static void make_file(void)
+{
+	char buf[4096];
+	size_t done;
+
+	memset(buf, 'f', sizeof(buf));
+	file = memfd_create("message", MFD_CLOEXEC);
+	if (file < 0)
+		die("memfd_create: %s.", strerror(errno));
+	WHOLE(write(file, buf, opt.size - done < sizeof(buf) ? opt.size - done : sizeof(buf)),
+	      done, opt.size, "write");
+	make_pipe(through);
+}
+
 int main(int argc, char **argv)
 {
 	int there[2], back[2], ctl_there[2], ctl_back[2];
@@ -820,6 +1083,9 @@ int main(int argc, char **argv)
 	int status;
 
 	parse(argc, argv);
+	make_team();
+	if (opt.by == SENDFILE || opt.by == SPLICE)
+		make_file();
 	do_listen();
 	make_pipe(ctl_there);
 	make_pipe(ctl_back);
@@ -827,10 +1093,7 @@ int main(int argc, char **argv)
 		make_pipe(there);
 		make_pipe(back);
 	}
-	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
-		      MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	if (shared == MAP_FAILED)
-		die("mmap: %s.", strerror(errno));
+	shared = shared_memory(sizeof(*shared));
 
 	child = fork();
 	if (child < 0)
@@ -862,16 +1125,22 @@ int main(int argc, char **argv)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		open_idle(&s);
 		for (int i = 0; i < opt.reps; i++)
-			repetition(&s);
+			repetition(&s, i);
 		_exit(0);
 	}
 	if (listener >= 0)
 		close(listener);
 	open_idle(&s);
 	for (int i = 0; i < opt.reps; i++)
-		values[i] = (double)repetition(&s) / opt.count;
+		values[i] = (double)repetition(&s, i) / opt.count;
 	if (waitpid(child, &status, 0) < 0 || status)
 		die("the other side failed.");
+	if (member)
+		return 0;
+	for (int i = 1; i < opt.pairs; i++)
+		if (wait(&status) < 0 || status)
+			die("another pair failed.");
+	operations *= opt.pairs;
 	report(values);
 	return 0;
 }
