@@ -15,6 +15,22 @@ bulk()
 	no_friends
 }
 
+# Requests and responses on one connection, and on one for each.
+requests()
+{
+	local i
+
+	setup_veth
+	friends_set "$a" 1
+	friends_set "$b" 1
+	between -r "$(scaled 2000)" -a 192.0.2.2
+	between -6 -r "$(scaled 2000)" -z 1024 -a 2001:db8::2
+	for ((i = 0; i < 20; i++)); do
+		between -r 1 -a 192.0.2.2
+	done
+	no_friends
+}
+
 # The same ports and addresses as a friend connection within each end.
 among_friends()
 {
@@ -50,4 +66,4 @@ one_side_on()
 	no_friends
 }
 
-run_tests bulk among_friends one_side_on
+run_tests bulk requests among_friends one_side_on
