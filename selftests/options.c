@@ -3,6 +3,7 @@
 
 #include <time.h>
 #include <linux/errqueue.h>
+#include <linux/filter.h>
 #include <linux/net_tstamp.h>
 #include <linux/sock_diag.h>
 
@@ -636,6 +637,27 @@ TEST_F(options, saved_syn)
 				&len));
 	EXPECT_EQ(0, len);
 	EXPECT_CARRIED(sent);
+}
+
+/* What a filter drops comes again when the filter is gone. */
+TEST_F(options, filter)
+{
+	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+	struct sock_fprog prog = { .len = 1, .filter = &drop };
+	int zero = 0;
+
+	send_pattern(_metadata, self->client, 7, 0, 1000, 0);
+	recv_pattern(_metadata, self->server, 7, 0, 1000);
+	ASSERT_EQ(0, setsockopt(self->server, SOL_SOCKET, SO_ATTACH_FILTER,
+				&prog, sizeof(prog)));
+	send_pattern(_metadata, self->client, 7, 1000, 100, 0);
+	EXPECT_FALSE(wait_for(self->server, POLLIN, 100));
+	ASSERT_EQ(0, setsockopt(self->server, SOL_SOCKET, SO_DETACH_FILTER,
+				&zero, sizeof(zero)));
+	recv_pattern(_metadata, self->server, 7, 1000, 100);
+	if (self->witness.friends)
+		EXPECT_LT(0, friends_stat("wire_filter"));
+	EXPECT_CARRIED_ANY();
 }
 
 /* The SYN hands its mark on; what is set later is one's own. */
