@@ -1562,6 +1562,21 @@ static void set_up_end(int id)
 		set_option(e, SOL_SOCKET, SO_OOBINLINE, 1);
 }
 
+/*
+ * Urgent bytes that open a short program, while the wire is asked so often, can
+ * have it carry all.
+ */
+static bool wire_may_carry_all(const struct program *p)
+{
+	int i;
+
+	for (i = 0; i < p->n; i++) {
+		if (p->step[i].op == URGENT)
+			return p->asked;
+	}
+	return false;
+}
+
 /* In the child process; @ns is the network namespace. */
 static void run_program(const struct program *p, enum path path, int ns,
 			struct outcome *o)
@@ -1607,11 +1622,7 @@ static void run_program(const struct program *p, enum path path, int ns,
 	o->moved = ends[0].sent + ends[1].sent;
 	if (path == FRIENDS) {
 		o->carried = friends_stat("bytes") - carried;
-		/*
-		 * An answer that takes longer than the interval is asked for
-		 * again: a busy machine can have the wire carry all.
-		 */
-		if (!o->carried && !p->asked)
+		if (!o->carried && !wire_may_carry_all(p))
 			fail("vacuous: friends carried nothing");
 	}
 	o->done = true;
