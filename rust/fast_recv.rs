@@ -21,18 +21,35 @@ use crate::{
     abstractions::{
         keep,
         smp_mb_after_atomic,
+        Caller,
         Destination,
         Fault,
         Held,
         Member,
         Process,
         Rcu,
-        Sock, //
+        Read,
+        Sock,
+        Spinlocked, //
     },
     fast_send::AT_ONCE,
     moving::MEASURED,
-    window,
+    read, window,
 };
+
+/// The other end waits for room: it is helped, or hears of it. TCP itself would ask
+/// us only when little is left of the window.
+#[cold]
+#[inline(never)]
+fn tell(sock: &Sock, own: Spinlocked<'_>, copied: usize, rcu: Rcu<'_>) {
+    let mut p = own.tcp();
+
+    match read::read(sock, Caller::Softirq(own), rcu) {
+        Read::Done => (),
+        Read::Tcp => p.cleanup_rbuf(copied),
+        Read::Ack => p.send_ack(),
+    }
+}
 
 /// Reads some bytes, at most `len`, from `sock` into `to` (hook).
 ///
@@ -95,10 +112,9 @@ pub(crate) fn recv(
     }
     // What was read was taken off the account atomically; see the races of `transmit`.
     smp_mb_after_atomic();
-    if member.peer_waiting().load(Relaxed)
-        || p.ack_scheduled()
-        || window::offered(&p) <= p.rcv_mss().into()
-    {
+    if member.peer_waiting().load(Relaxed) {
+        tell(sock, locked, copied, rcu);
+    } else if p.ack_scheduled() || window::offered(&p) <= p.rcv_mss().into() {
         p.cleanup_rbuf(copied);
     }
     Ok(copied)

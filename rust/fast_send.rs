@@ -26,6 +26,7 @@ use kernel::sync::atomic::Relaxed;
 use crate::{
     abstractions::{
         keep,
+        relieve,
         take,
         Fault,
         Held,
@@ -38,7 +39,6 @@ use crate::{
         Tcp, //
     },
     fence, growth,
-    hold::may_go_alone,
     moving::{
         probe_answered,
         segments_of,
@@ -58,19 +58,6 @@ const WORTH_FILLING: usize = 4096;
 /// So many bytes are copied at once with bottom halves off, at most: what a
 /// segment on the loopback device holds.
 pub(crate) const AT_ONCE: usize = kernel::bindings::TCP_FRIENDS_AT_ONCE as usize;
-
-/// Whether the writer's next bytes overtake nothing, and may be moved. The caller
-/// has it to itself.
-#[inline(always)]
-fn is_plain(s: &mut Tcp<'_>, member: &Member<'_>) -> bool {
-    may_go_alone(s.nonagle())
-        && s.send_head().is_none()
-        && !s.failed_or_shut()
-        && !s.owes_ack()
-        && !s.sock().wants_stamps_or_signals()
-        && fence::sender(s, member.rcu()).is_ok()
-        && !member.question().is_due(member.namespace())
-}
 
 /// Writes some bytes of `from` (hook).
 ///
@@ -107,10 +94,10 @@ pub(crate) fn send(
     };
     let mut s = locked.tcp();
 
-    if !member.still_paired()
+    if !member.still_paired(sock)
         || !member.peer_still_paired()
-        || !is_plain(&mut s, &member)
-        || fence::receiver(&s, &p).is_err()
+        || !fence::is_clear(&s, &p, rcu)
+        || member.question().is_due(member.namespace())
         || !growth::has_room(&mut p, &member)
     {
         return Ok(0);
@@ -133,7 +120,7 @@ pub(crate) fn send(
     window::follow(&mut s, &mut p);
     probe_answered(&mut s);
     drop(guard);
-    p.data_ready();
+    p.data_queued();
     drop(peer_guard);
 
     member.namespace().count(Counter::Bytes, moved.bytes.into());
@@ -176,7 +163,8 @@ fn deliver(
     };
     let bytes = want.min(size.room());
     if !p.rmem_schedule_new(&skb) {
-        keep(skb);
+        drop(skb);
+        relieve();
         return Ok(None);
     }
     if let Err(fault) = skb.fill(from, seq, bytes) {

@@ -13,6 +13,7 @@ use crate::{
         State,
         Tcp, //
     },
+    hold::may_not_go_alone,
     seq::before,
     stats::Wire,
 };
@@ -54,8 +55,8 @@ pub(crate) fn sender(s: &Tcp<'_>, rcu: Rcu<'_>) -> Fence {
 pub(crate) fn watchers(sock: &Sock, rcu: Rcu<'_>) -> Fence {
     let net = sock.net();
 
-    unless(net.loopback_tapped(), Wire::Capture)?;
-    unless(net.loopback_governed(rcu), Wire::Traffic)?;
+    unless(net.loopback_taps() != 0, Wire::Capture)?;
+    unless(net.loopback_governors(rcu) != 0, Wire::Traffic)?;
     unless(net.tracks_connections(rcu), Wire::Conntrack)?;
     unless(sock.cgroup_judges_sent(), Wire::Cgroup)
 }
@@ -83,12 +84,49 @@ fn any_receiver(sock: &Sock) -> Fence {
 pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>) -> Fence {
     any_receiver(p.sock())?;
     unless(
-        p.rcv_nxt() != s.snd_nxt() || !p.ofo_queue_empty(),
+        p.rcv_nxt() != s.snd_nxt() || p.ofo_queue() != 0,
         Wire::Sequence,
     )?;
     // An ACK for it may be on its way, and would be out of the window once it is overtaken.
     unless(before(p.snd_una(), s.rcv_nxt()), Wire::Ack)?;
     unless(p.urg_data() != 0, Wire::Urgent)
+}
+
+/// Whether nothing at all speaks against moving bytes that are written now: no
+/// reason of [`sender`] or [`receiver`], nothing queued before them, no cork, no error
+/// and no ACK owed. Both ends are established. The caller has both to itself.
+///
+/// What must be zero is gathered and asked at once: for a small write a branch for
+/// each costs as much as the copy. Who finds no here asks again the ordinary way, and
+/// counts the reason.
+///
+/// Establishes invariant 2.
+#[inline(always)]
+pub(crate) fn is_clear(s: &Tcp<'_>, p: &Tcp<'_>, rcu: Rcu<'_>) -> bool {
+    let (sender, receiver) = (s.sock(), p.sock());
+    let net = sender.net();
+    let una = s.snd_una();
+    let nxt = s.rcv_nxt();
+
+    // A few at a time, or there are not enough registers.
+    let ours = s.packets_out()
+        | (una ^ s.snd_nxt())
+        | (una ^ s.snd_up())
+        | (nxt ^ s.rcv_wup())
+        | may_not_go_alone(s.nonagle());
+    let theirs = (una ^ p.rcv_nxt())
+        // Negative, as in `before()`.
+        | (p.snd_una().wrapping_sub(nxt) & 1 << 31)
+        | u32::from(p.urg_data());
+
+    ours == 0
+        && (theirs as usize | p.ofo_queue() | receiver.odd_receiver()) == 0
+        && (!sender.max_pacing_rate() | sender.odd_writer() | s.write_queue()) == 0
+        && net.loopback_taps() == 0
+        && net.loopback_governors(rcu) == 0
+        && !net.tracks_connections(rcu)
+        && !sender.cgroup_judges_sent()
+        && !receiver.cgroup_judges_received()
 }
 
 /// The same for a receiver that a task owns, whose `rcv_nxt` may lag behind by

@@ -23,12 +23,14 @@ use crate::{
 
 /// Whether the peer of `member`, whose state `p` the caller has to itself, takes
 /// one more skb, be it that its buffer grows.
+#[inline(always)]
 pub(crate) fn has_room(p: &mut Tcp<'_>, member: &Member<'_>) -> bool {
     fence::has_room(p.sock()) || (grow(p, member) && fence::has_room(p.sock()))
 }
 
 /// Doubles the buffer, if it may grow and its reader has earned it.
 #[cold]
+#[inline(never)]
 fn grow(p: &mut Tcp<'_>, member: &Member<'_>) -> bool {
     let size = p.sock().receive_buffer();
     let read = p.copied_seq();

@@ -37,10 +37,10 @@ pub(crate) const fn may_go(len: u32, mss: u32, last: bool, nonagle: u32) -> Go {
     }
 }
 
-/// Whether bytes that nothing stands before and nothing follows yet go at once,
+/// Zero if bytes that nothing stands before and nothing follows yet go at once,
 /// however few they are.
-pub(crate) const fn may_go_alone(nonagle: u32) -> bool {
-    nonagle & (CORK | PUSH) == 0
+pub(crate) const fn may_not_go_alone(nonagle: u32) -> u32 {
+    nonagle & (CORK | PUSH)
 }
 
 #[kernel::macros::kunit_tests(tcp_friends_hold)]
@@ -80,10 +80,10 @@ mod tests {
 
     #[test]
     fn few_bytes_go_alone_unless_corked() {
-        assert!(may_go_alone(0));
-        assert!(may_go_alone(OFF));
-        assert!(!may_go_alone(CORK));
-        assert!(!may_go_alone(OFF | PUSH));
+        assert_eq!(may_not_go_alone(0), 0);
+        assert_eq!(may_not_go_alone(OFF), 0);
+        assert_ne!(may_not_go_alone(CORK), 0);
+        assert_ne!(may_not_go_alone(OFF | PUSH), 0);
     }
 
     #[test]

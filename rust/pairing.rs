@@ -22,6 +22,7 @@ use crate::{
     abstractions::{
         find_other_end,
         for_each_namespace,
+        relieve,
         Arrival,
         Member,
         Pair,
@@ -81,6 +82,7 @@ pub(crate) fn established(sock: &Sock, arrival: Arrival, rcu: Rcu<'_>) {
     if !heard(sock, &other) || !heard(&other, sock) {
         return;
     }
+    relieve();
     namespace.count(Counter::Paired, 1);
     if !Pair::form(sock, other, namespace, rcu) {
         namespace.count(Counter::Unformed, 1);

@@ -81,7 +81,13 @@ pub(crate) fn xmit(
         go(caller, &member, mss, nonagle, namespace).unwrap_or_else(Stop::Wire)
     };
     match stop {
-        Stop::Empty => Xmit::Done,
+        Stop::Empty => {
+            // The fast lane is open again.
+            if member.waiting().load(Relaxed) {
+                member.waiting().store(false, Relaxed);
+            }
+            Xmit::Done
+        }
         Stop::Held | Stop::Full => Xmit::Pending,
         Stop::Wire(why) => {
             // The wire may find the window too small: the reader shall tell of a larger one.
@@ -226,6 +232,9 @@ fn locked(
                 // Its owner may have read between our look and our word.
                 moved.add(&move_all(s, peer, &mut place, mss, nonagle));
                 if moved.stop == Stop::Full {
+                    if let Place::Backlog(busy) = &mut place {
+                        busy.ack_when_released();
+                    }
                     window::shut_ours(s);
                     namespace.count(Counter::Full, 1);
                 }

@@ -105,13 +105,23 @@ pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
     let mut wnd = offered(p);
 
     if worn(wnd, p.rcv_ssthresh()) {
-        let new = select(p);
-        if new > wnd {
-            offer(p, new);
-            wnd = new;
-        }
+        wnd = wider(p, wnd);
     }
     learn(s, wnd);
+}
+
+/// Offers more than the `wnd` bytes that are left of the last offer, if it can.
+/// Returns what is offered then.
+#[inline(never)]
+fn wider(p: &mut Tcp<'_>, wnd: u32) -> u32 {
+    let new = select(p);
+
+    if new > wnd {
+        offer(p, new);
+        new
+    } else {
+        wnd
+    }
 }
 
 /// Before something takes the wire: the largest offer that `p` can make now.

@@ -74,13 +74,6 @@ pub(crate) enum Side {
 
 impl Side {
     const MASK: usize = 1;
-
-    fn other(self) -> Self {
-        match self {
-            Side::A => Side::B,
-            Side::B => Side::A,
-        }
-    }
 }
 
 /// Two sockets of one connection.
@@ -226,10 +219,15 @@ impl Pair {
 }
 
 /// One socket's view of its pair, inside an RCU read-side critical section.
+///
+/// # Invariants
+///
+/// `tagged` is what the field of a socket of `pair` holds while it has the other
+/// for a friend.
 #[derive(Clone, Copy)]
 pub(crate) struct Member<'a> {
     pair: &'a Pair,
-    side: Side,
+    tagged: *mut bindings::tcp_friend,
 }
 
 impl<'a> Member<'a> {
@@ -237,18 +235,24 @@ impl<'a> Member<'a> {
     pub(crate) fn of(sock: &Sock, _rcu: Rcu<'a>) -> Option<Self> {
         let tagged = field(sock).load(Relaxed);
         let pair = NonNull::new(tagged.map_addr(|addr| addr & !Side::MASK).cast::<Pair>())?;
-        let side = if tagged.addr() & Side::MASK == 0 {
-            Side::A
-        } else {
-            Side::B
-        };
+        // INVARIANT: The field of `sock` held it.
         Some(Self {
             // SAFETY: The field points to a pair that is freed a grace period after the field was
             // cleared; the critical section lasts for `'a`. The address dependency orders the
             // read of the pointer before what is read through it.
             pair: unsafe { pair.as_ref() },
-            side,
+            tagged,
         })
+    }
+
+    #[inline(always)]
+    fn ours(&self) -> usize {
+        self.tagged.addr() & Side::MASK
+    }
+
+    #[inline(always)]
+    fn theirs(&self) -> usize {
+        self.ours() ^ Side::MASK
     }
 
     /// The critical section that it was found in.
@@ -265,50 +269,52 @@ impl<'a> Member<'a> {
 
     /// The other end.
     pub(crate) fn peer(&self) -> &'a Sock {
-        &self.pair.socks[self.side.other() as usize]
+        &self.pair.socks[self.theirs()]
     }
 
-    /// Whether we still have the peer for a friend, and not another since.
+    /// Whether `sock`, whose view this is, still has the peer for a friend, and not
+    /// another since.
     ///
-    /// Only with our spinlock held, or our socket owned, is the answer true for
+    /// Only with its spinlock held, or the socket owned, is the answer true for
     /// longer than the moment.
-    #[inline]
-    pub(crate) fn still_paired(&self) -> bool {
-        field(&self.pair.socks[self.side as usize]).load(Relaxed) == self.pair.tagged(self.side)
+    #[inline(always)]
+    pub(crate) fn still_paired(&self, sock: &Sock) -> bool {
+        field(sock).load(Relaxed) == self.tagged
     }
 
     /// Whether the peer still has us for a friend, and not another since.
     ///
     /// Only with the peer's spinlock held is the answer true for longer than
     /// the moment.
+    #[inline(always)]
     pub(crate) fn peer_still_paired(&self) -> bool {
-        let other = self.side.other();
-        field(self.peer()).load(Relaxed) == self.pair.tagged(other)
+        let other = self.tagged.map_addr(|addr| addr ^ Side::MASK);
+        field(self.peer()).load(Relaxed) == other
     }
 
     /// We have something that could not be moved, and wait until the peer reads.
     pub(crate) fn waiting(&self) -> &'a Atomic<bool> {
-        &self.pair.waiting[self.side as usize]
+        &self.pair.waiting[self.ours()]
     }
 
     /// The peer has something that could not be moved, and waits until we read.
     pub(crate) fn peer_waiting(&self) -> &'a Atomic<bool> {
-        &self.pair.waiting[self.side.other() as usize]
+        &self.pair.waiting[self.theirs()]
     }
 
     /// The peer's `copied_seq` when its receive buffer last grew.
     pub(crate) fn peer_grown(&self) -> &'a Atomic<u32> {
-        &self.pair.grown[self.side.other() as usize]
+        &self.pair.grown[self.theirs()]
     }
 
     /// Whether the wire still lets us.
     pub(crate) fn question(&self) -> &'a Question {
-        &self.pair.questions[self.side as usize]
+        &self.pair.questions[self.ours()]
     }
 
     /// Whether it still lets the peer.
     pub(crate) fn peer_question(&self) -> &'a Question {
-        &self.pair.questions[self.side.other() as usize]
+        &self.pair.questions[self.theirs()]
     }
 
     /// Ends the friendship; both go on over the wire.

@@ -71,11 +71,13 @@ pub(crate) use sock::{
     Rcu,
     SlockGuard,
     Sock,
+    Spinlocked,
     State,
     Tcp, //
 };
 pub(crate) use spent::{
     keep,
+    relieve,
     take,
     Registration as SpentRegistration, //
 };

@@ -77,42 +77,43 @@ impl Net {
         }
     }
 
-    /// Whether somebody captures packets on the loopback device, or on all.
+    /// Zero if nobody captures packets on the loopback device, or on all.
     #[inline(always)]
-    pub(crate) fn loopback_tapped(&self) -> bool {
+    pub(crate) fn loopback_taps(&self) -> usize {
         let net = self.raw();
         // SAFETY: The namespace is valid; its loopback device is null or, while there are sockets,
         // valid. Whether a list is empty is told by one pointer, read volatile.
         unsafe {
             let lo = addr_of!((*net).loopback_dev).read_volatile();
 
-            lo.is_null()
-                || !list_empty(addr_of!((*net).ptype_all))
-                || !list_empty(addr_of!((*net).ptype_specific))
-                || !list_empty(addr_of!((*lo).ptype_all))
-                || !list_empty(addr_of!((*lo).ptype_specific))
+            if lo.is_null() {
+                return 1;
+            }
+            list_entries(addr_of!((*net).ptype_all))
+                | list_entries(addr_of!((*net).ptype_specific))
+                | list_entries(addr_of!((*lo).ptype_all))
+                | list_entries(addr_of!((*lo).ptype_specific))
         }
     }
 
-    /// Whether a queueing discipline, a classifier or an XDP program has a say
-    /// in what passes the loopback device, or it is down.
+    /// Zero if no queueing discipline, classifier or XDP program has a say in what
+    /// passes the loopback device, and it is up.
     #[inline(always)]
-    pub(crate) fn loopback_governed(&self, _rcu: Rcu<'_>) -> bool {
+    pub(crate) fn loopback_governors(&self, _rcu: Rcu<'_>) -> usize {
         // SAFETY: The namespace and its loopback device are valid; of the programs only whether
         // there are any is of interest. RCU is held.
         unsafe {
             let lo = addr_of!((*self.raw()).loopback_dev).read_volatile();
 
             if lo.is_null() {
-                return true;
+                return 1;
             }
             #[cfg(CONFIG_NET_XGRESS)]
-            if !addr_of!((*lo).tcx_egress).read_volatile().is_null()
-                || !addr_of!((*lo).tcx_ingress).read_volatile().is_null()
-            {
-                return true;
-            }
-            has_queue(lo) || !addr_of!((*lo).xdp_prog).read_volatile().is_null()
+            let classifiers = addr_of!((*lo).tcx_egress).read_volatile().addr()
+                | addr_of!((*lo).tcx_ingress).read_volatile().addr();
+            #[cfg(not(CONFIG_NET_XGRESS))]
+            let classifiers = 0;
+            classifiers | queue(lo) | addr_of!((*lo).xdp_prog).read_volatile().addr()
         }
     }
 
@@ -126,9 +127,10 @@ impl Net {
         // were replaced, and RCU is held.
         unsafe {
             let nf = addr_of!((*self.raw()).nf);
+            let v4 = addr_of!((*nf).hooks_ipv4[OUT]).read_volatile();
+            let v6 = addr_of!((*nf).hooks_ipv6[OUT]).read_volatile();
 
-            has_tracker(addr_of!((*nf).hooks_ipv4[OUT]).read_volatile())
-                || has_tracker(addr_of!((*nf).hooks_ipv6[OUT]).read_volatile())
+            v4.addr() | v6.addr() != 0 && (has_tracker(v4) || has_tracker(v6))
         }
     }
 
@@ -148,7 +150,7 @@ impl Net {
 ///
 /// `hooks` is null or an array of hooks, in an RCU read-side critical section.
 #[cfg(CONFIG_NETFILTER)]
-#[inline(always)]
+#[cold]
 unsafe fn has_tracker(hooks: *const bindings::nf_hook_entries) -> bool {
     if hooks.is_null() {
         return false;
@@ -163,29 +165,31 @@ unsafe fn has_tracker(hooks: *const bindings::nf_hook_entries) -> bool {
     }
 }
 
-/// Whether what leaves through a device has to queue, or the device is down.
+/// Zero if what leaves through a device need not queue, and the device is up.
 ///
 /// # Safety
 ///
 /// `dev` is a valid device, in an RCU read-side critical section.
 #[inline(always)]
-unsafe fn has_queue(dev: *const bindings::net_device) -> bool {
+unsafe fn queue(dev: *const bindings::net_device) -> usize {
     // SAFETY: By the function's safety requirements. A device has one transmit queue at least,
     // which always has a discipline, that is freed a grace period after it was replaced; `enqueue`
     // is empty where there is no queue.
     unsafe {
         let qdisc = addr_of!((*(*dev)._tx).qdisc).read_volatile();
-        (*qdisc).enqueue.is_some()
+        (*qdisc).enqueue.map_or(0, |enqueue| enqueue as usize)
     }
 }
 
+/// Zero if the list is empty.
+///
 /// # Safety
 ///
 /// `head` is an initialised list head.
-#[inline]
-unsafe fn list_empty(head: *const bindings::list_head) -> bool {
+#[inline(always)]
+unsafe fn list_entries(head: *const bindings::list_head) -> usize {
     // SAFETY: By the function's safety requirements.
-    unsafe { addr_of!((*head).next).read_volatile() }.cast_const() == head
+    unsafe { addr_of!((*head).next).read_volatile() }.addr() ^ head.addr()
 }
 
 /// The sysctls: C wants an array.

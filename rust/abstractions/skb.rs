@@ -524,17 +524,22 @@ impl<'a> Source<'a> {
     }
 
     /// Takes as many bytes as `to` holds, or none.
-    #[inline]
+    #[inline(always)]
     fn copy(&mut self, to: &mut [MaybeUninit<u8>]) -> Result<(), Fault> {
         let want = to.len();
         let _no_faults = NoFaults::new();
         // SAFETY: By the type invariants; the slice is valid for writes of its length.
         let copied =
-            unsafe { bindings::_copy_from_iter(to.as_mut_ptr().cast(), want, self.0.as_ptr()) };
+            unsafe { bindings::copy_from_iter_inatomic(to.as_mut_ptr().cast(), want, self.0.as_ptr()) };
 
         if copied == want {
             return Ok(());
         }
+        self.put_back(copied)
+    }
+
+    #[cold]
+    fn put_back(&mut self, copied: usize) -> Result<(), Fault> {
         // SAFETY: By the type invariants; it was just advanced by so many.
         unsafe { bindings::iov_iter_revert(self.0.as_ptr(), copied) };
         Err(Fault)

@@ -235,18 +235,39 @@ impl Sock {
         }
     }
 
-    /// Whether a write is no plain one: it wants time stamps, or signals when there
-    /// is room (`O_ASYNC`), for which `tcp_sendmsg()` keeps account.
-    #[inline]
-    pub(crate) fn wants_stamps_or_signals(&self) -> bool {
+    /// Zero unless a write is no plain one: it wants time stamps, or signals when
+    /// there is room (`O_ASYNC`), for which `tcp_sendmsg()` keeps account; or it must
+    /// fail, since an error is pending or we are shut down.
+    #[inline(always)]
+    pub(crate) fn odd_writer(&self) -> usize {
         const FLAGS: usize =
             1 << bindings::sock_flags_SOCK_RCVTSTAMP | 1 << bindings::sock_flags_SOCK_FASYNC;
         // SAFETY: `self` is a valid socket; single words, read volatile.
         unsafe {
-            addr_of!((*self.raw()).sk_tsflags).read_volatile() != 0
-                || addr_of!((*self.raw()).__sk_common.__bindgen_anon_5.skc_flags).read_volatile()
+            addr_of!((*self.raw()).sk_tsflags).read_volatile() as usize
+                | addr_of!((*self.raw()).__sk_common.__bindgen_anon_5.skc_flags).read_volatile()
                     & FLAGS
-                    != 0
+                | addr_of!((*self.raw()).sk_err).read_volatile() as u32 as usize
+                | usize::from(addr_of!((*self.raw()).sk_shutdown).read_volatile())
+                    & bindings::SEND_SHUTDOWN as usize
+        }
+    }
+
+    /// Zero unless the receiving end is not simply established, a filter stands
+    /// before its receive queue, or it wants time stamps: [`Sock::state`],
+    /// [`Sock::has_filter`] and [`Sock::wants_receive_timestamps`] at once.
+    #[inline(always)]
+    pub(crate) fn odd_receiver(&self) -> usize {
+        const FLAGS: usize = 1 << bindings::sock_flags_SOCK_RCVTSTAMP;
+        // SAFETY: `self` is a valid socket; single words, read volatile.
+        unsafe {
+            usize::from(
+                addr_of!((*self.raw()).__sk_common.skc_state).read_volatile()
+                    ^ bindings::TCP_ESTABLISHED as u8,
+            ) | addr_of!((*self.raw()).sk_filter).read_volatile().addr()
+                | addr_of!((*self.raw()).sk_tsflags).read_volatile() as usize
+                | addr_of!((*self.raw()).__sk_common.__bindgen_anon_5.skc_flags).read_volatile()
+                    & FLAGS
         }
     }
 
@@ -594,6 +615,18 @@ impl Busy<'_> {
         }
     }
 
+    /// Its owner shall send an ACK when it lets go: we wait for room.
+    pub(crate) fn ack_when_released(&mut self) {
+        // SAFETY: The socket is valid; the flags are changed atomically by everybody, and the
+        // spinlock is held, so that the owner has yet to look at them.
+        unsafe {
+            bindings::set_bit(
+                bindings::tsq_enum_TCP_FRIEND_DEFERRED as usize,
+                addr_of_mut!((*self.0.raw()).sk_tsq_flags),
+            )
+        };
+    }
+
     /// Whether its owner is still passing on urgent data.
     pub(crate) fn urgent(&self) -> bool {
         // SAFETY: The socket is valid; a volatile read of an aligned short.
@@ -726,13 +759,22 @@ impl<'a> Tcp<'a> {
         }
     }
 
-    /// Whether nothing was received out of order.
-    pub(crate) fn ofo_queue_empty(&self) -> bool {
+    /// Zero if nothing was received out of order.
+    #[inline(always)]
+    pub(crate) fn ofo_queue(&self) -> usize {
         // SAFETY: By the type invariants nobody changes the tree now.
+        unsafe { addr_of!((*self.0.tp()).out_of_order_queue.rb_node).read() }.addr()
+    }
+
+    /// Zero if the write queue is empty.
+    #[inline(always)]
+    pub(crate) fn write_queue(&self) -> usize {
+        // SAFETY: By the type invariants nobody changes the queue now; its head is where an empty
+        // one points.
         unsafe {
-            addr_of!((*self.0.tp()).out_of_order_queue.rb_node)
-                .read()
-                .is_null()
+            let head = addr_of!((*self.0.raw()).sk_write_queue);
+
+            (*head).__bindgen_anon_1.__bindgen_anon_1.next.addr() ^ head.addr()
         }
     }
 
@@ -887,17 +929,6 @@ impl<'a> Tcp<'a> {
         unsafe { bindings::tcp_cleanup_rbuf(self.0.raw(), copied as i32) };
     }
 
-    /// Whether writing must fail: an error is pending, or we are shut down.
-    pub(crate) fn failed_or_shut(&self) -> bool {
-        // SAFETY: The socket is valid; single words, read volatile.
-        unsafe {
-            addr_of!((*self.0.raw()).sk_err).read_volatile() != 0
-                || u32::from(addr_of!((*self.0.raw()).sk_shutdown).read_volatile())
-                    & bindings::SEND_SHUTDOWN
-                    != 0
-        }
-    }
-
     /// Takes `bytes` for written: what `tcp_sendmsg()` does for what it queues.
     pub(crate) fn wrote(&mut self, bytes: u32) {
         // SAFETY: By the type invariants the field is ours to write; others use `READ_ONCE()`.
@@ -914,6 +945,25 @@ impl<'a> Tcp<'a> {
         // SAFETY: By the type invariants the receive queue is ours; the skb is in no queue and
         // charged to nobody, and `tcp_friends_rcv()` takes it over.
         unsafe { bindings::tcp_friends_rcv(self.0.raw(), skb.into_raw()) };
+    }
+
+    /// After data was queued: wakes who waits for it, as [`Tcp::data_ready`].
+    #[inline(always)]
+    pub(crate) fn data_queued(&mut self) {
+        let sk = self.0.raw();
+        // SAFETY: By the type invariants the socket is locked, as the callback wants, which sockets
+        // always have. With a low-water mark of one byte tcp_data_ready() would call it, too.
+        unsafe {
+            match addr_of!((*sk).sk_data_ready).read_volatile() {
+                Some(ready)
+                    if (*sk).sk_rcvlowat == 1
+                        && !bindings::sock_flag(sk, bindings::sock_flags_SOCK_DEAD) =>
+                {
+                    ready(sk);
+                }
+                _ => self.data_ready(),
+            }
+        }
     }
 
     /// Wakes who waits for data, if there is enough of it (`SO_RCVLOWAT`).

@@ -6,18 +6,22 @@
 //! does. So what a reader has emptied goes back to the CPU that made it, where the
 //! next writer finds it.
 //!
-//! A CPU keeps [`SMALL_KEPT`] and [`LARGE_KEPT`] at most; they are charged to
-//! nobody, like those that the network core keeps for its drivers. The shrinker
-//! frees them all when memory is short.
+//! A CPU keeps [`SMALL_KEPT`] and [`LARGE_KEPT`] at most. They are no socket's, and so
+//! are charged to TCP as a whole (`net.ipv4.tcp_mem`, `mem` in `/proc/net/sockstat`):
+//! for each CPU the most that it has kept since the shrinker last ran, which does not
+//! grow while TCP has more than half of what `tcp_mem` calls low. The shrinker frees
+//! them all when memory is short.
 //!
 //! # Races
 //!
 //! A slot is emptied by `xchg()` and filled by `cmpxchg()`, so that an skb has one
-//! holder at any time, whoever looks from whatever CPU and context. No lock.
+//! holder at any time, whoever looks from whatever CPU and context. No lock. What is
+//! put into a slot while the shrinker runs may be charged one turn later.
 //!
 //! C header: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h)
 
 use core::ptr::{
+    addr_of,
     null_mut,
     NonNull, //
 };
@@ -42,26 +46,29 @@ use super::skb::{
 /// Small ones that a CPU keeps, of 2 KiB each.
 const SMALL_KEPT: usize = 16;
 /// Large ones, of 32 KiB each: what a stream moves in one turn of the scheduler.
-const LARGE_KEPT: usize = 64;
+const LARGE_KEPT: usize = 192;
 /// How many slots are looked at before one gives up.
 const LOOKS: usize = 4;
 
 type Slot = Atomic<*mut bindings::sk_buff>;
 
-/// A stack of `N`.
+/// A stack of `N` that take at most `PAGES` pages each.
 ///
 /// Its top is only a hint, which nobody minds being wrong: a slot tells by itself
 /// whether there is an skb in it.
 #[repr(C, align(64))]
-struct Stack<const N: usize> {
+struct Stack<const N: usize, const PAGES: isize> {
     top: Atomic<u32>,
+    /// How many slots, from the bottom, are charged to TCP.
+    charged: Atomic<u32>,
     slots: [Slot; N],
 }
 
-impl<const N: usize> Stack<N> {
+impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
     fn new() -> Self {
         Self {
             top: Atomic::new(0),
+            charged: Atomic::new(0),
             slots: [const { Atomic::new(null_mut()) }; N],
         }
     }
@@ -92,6 +99,9 @@ impl<const N: usize> Stack<N> {
             if !slot.load(Relaxed).is_null() {
                 continue;
             }
+            if at >= self.charged.load(Relaxed) as usize && !self.charge(at) {
+                break;
+            }
             let raw = skb.into_raw();
             if slot.cmpxchg(null_mut(), raw, Release).is_ok() {
                 // TRUNCATE: `N` at most.
@@ -105,11 +115,53 @@ impl<const N: usize> Stack<N> {
     }
 }
 
+impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
+    /// Charges TCP with the slots up to `at`, unless it has much already.
+    #[cold]
+    fn charge(&self, at: usize) -> bool {
+        // TRUNCATE: Less than `N`.
+        let (was, want) = (self.charged.load(Relaxed), at as u32 + 1);
+        let more = PAGES.saturating_mul(want.saturating_sub(was) as isize);
+
+        if !tcp_has_plenty(more) {
+            return false;
+        }
+        // Whoever was faster has charged as much, or we come here again.
+        if more != 0 && self.charged.cmpxchg(was, want, Relaxed).is_ok() {
+            charge_tcp(more);
+        }
+        true
+    }
+
+    /// Takes the charge back; the slots have been emptied.
+    fn uncharge(&self) {
+        let slots = self.charged.xchg(0, Relaxed);
+        charge_tcp(PAGES.saturating_mul(slots as isize).saturating_neg());
+    }
+}
+
+/// Whether all of TCP has less than half of what it calls low, with so many pages
+/// more.
+fn tcp_has_plenty(pages: isize) -> bool {
+    // SAFETY: No requirements; the limits are an array of words that a sysctl may change.
+    unsafe {
+        let low = addr_of!(bindings::tcp_prot.sysctl_mem).read().read_volatile();
+
+        bindings::tcp_memory_allocated_add(0).saturating_add(pages) <= low / 2
+    }
+}
+
+/// Charges TCP with so many pages, or takes them back.
+fn charge_tcp(pages: isize) {
+    // SAFETY: No requirements.
+    unsafe { bindings::tcp_memory_allocated_add(pages) };
+}
+
 /// What one CPU keeps, in cache lines of its own.
 #[repr(C, align(128))]
 struct Kept {
-    small: Stack<SMALL_KEPT>,
-    large: Stack<LARGE_KEPT>,
+    small: Stack<SMALL_KEPT, 1>,
+    large: Stack<LARGE_KEPT, 9>,
 }
 
 impl Kept {
@@ -118,6 +170,10 @@ impl Kept {
             small: Stack::new(),
             large: Stack::new(),
         }
+    }
+
+    fn is_charged(&self) -> bool {
+        self.small.charged.load(Relaxed) | self.large.charged.load(Relaxed) != 0
     }
 }
 
@@ -189,7 +245,22 @@ fn count_slots(f: fn(&Slot) -> bool) -> usize {
 
 /// Frees what is kept; returns how many that were.
 fn free_all() -> usize {
-    count_slots(|slot| take_from(slot).is_some())
+    let freed = count_slots(|slot| take_from(slot).is_some());
+
+    for kept in kept() {
+        kept.small.uncharge();
+        kept.large.uncharge();
+    }
+    freed
+}
+
+/// Frees what is kept if TCP has come to need the memory (a limit was lowered, or
+/// others took much since it was charged). For seldom called places; any context but
+/// an interrupt.
+pub(crate) fn relieve() {
+    if !tcp_has_plenty(0) && kept().iter().any(Kept::is_charged) {
+        free_all();
+    }
 }
 
 /// # Safety
