@@ -529,8 +529,9 @@ impl<'a> Source<'a> {
         let want = to.len();
         let _no_faults = NoFaults::new();
         // SAFETY: By the type invariants; the slice is valid for writes of its length.
-        let copied =
-            unsafe { bindings::copy_from_iter_inatomic(to.as_mut_ptr().cast(), want, self.0.as_ptr()) };
+        let copied = unsafe {
+            bindings::copy_from_iter_inatomic(to.as_mut_ptr().cast(), want, self.0.as_ptr())
+        };
 
         if copied == want {
             return Ok(());

@@ -145,7 +145,9 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
 fn tcp_has_plenty(pages: isize) -> bool {
     // SAFETY: No requirements; the limits are an array of words that a sysctl may change.
     unsafe {
-        let low = addr_of!(bindings::tcp_prot.sysctl_mem).read().read_volatile();
+        let low = addr_of!(bindings::tcp_prot.sysctl_mem)
+            .read()
+            .read_volatile();
 
         bindings::tcp_memory_allocated_add(0).saturating_add(pages) <= low / 2
     }
