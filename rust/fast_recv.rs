@@ -4,8 +4,9 @@
 //! socket being owned. The hook in `tcp_recvmsg()`.
 //!
 //! A reader that owns its socket makes its friend use the backlog. One that only
-//! holds the spinlock makes it wait for as long as the copy takes, of [`AT_ONCE`]
-//! bytes at most. A reader that finds nothing waits without either (C side).
+//! holds the spinlock makes it wait for as long as the copy takes. So large reads, of
+//! `TCP_FRIENDS_LARGE` bytes, own the socket (C side takes it), and all others do
+//! not. A reader that finds nothing waits without either (C side).
 //!
 //! It reads only what is plain: no mark, no time stamp, no FIN, nothing that came by
 //! the wire. Everything else is for `tcp_recvmsg_locked()`.
@@ -26,41 +27,26 @@ use crate::{
         Fault,
         Held,
         Member,
+        Owned,
         Process,
         Rcu,
         Read,
-        Sock,
-        Spinlocked, //
+        Sock, //
     },
     fast_send::AT_ONCE,
     moving::MEASURED,
     read, window,
 };
 
-/// The other end waits for room: it is helped, or hears of it. TCP itself would ask
-/// us only when little is left of the window.
-#[cold]
-#[inline(never)]
-fn tell(sock: &Sock, own: Spinlocked<'_>, copied: usize, rcu: Rcu<'_>) {
-    let mut p = own.tcp();
-
-    match read::read(sock, Caller::Softirq(own), rcu) {
-        Read::Done => (),
-        Read::Tcp => p.cleanup_rbuf(copied),
-        Read::Ack => p.send_ack(),
-    }
-}
-
 /// Reads some bytes, at most `len`, from `sock` into `to` (hook).
 ///
 /// Returns how many: 0 if they must come the ordinary way, or there are none.
 ///
-/// Relies on invariant 1: what is in the receive queue is acknowledged. Takes the
-/// reader's spinlock, and gives it back.
+/// Takes the reader's spinlock, and gives it back.
 #[inline]
 pub(crate) fn recv(
     sock: &Sock,
-    mut to: Destination<'_>,
+    to: Destination<'_>,
     len: usize,
     mut process: Process<'_>,
     rcu: Rcu<'_>,
@@ -72,7 +58,37 @@ pub(crate) fn recv(
     let Held::Free(locked) = guard.held() else {
         return Ok(0);
     };
-    let mut p = locked.tcp();
+    read_some(Caller::Softirq(locked), &member, to, len, rcu)
+}
+
+/// The same for a reader that owns its socket, which takes no lock: others may use
+/// the other end, and copy, meanwhile.
+#[inline(never)]
+pub(crate) fn recv_owned(
+    sock: &Sock,
+    to: Destination<'_>,
+    len: usize,
+    owned: Owned<'_>,
+    rcu: Rcu<'_>,
+) -> Result<usize, Fault> {
+    let Some(member) = Member::of(sock, rcu) else {
+        return Ok(0);
+    };
+    read_some(Caller::Task(owned), &member, to, len, rcu)
+}
+
+/// Reads for a caller that has the socket to itself.
+///
+/// Relies on invariant 1: what is in the receive queue is acknowledged.
+#[inline(always)]
+fn read_some(
+    caller: Caller<'_>,
+    member: &Member<'_>,
+    mut to: Destination<'_>,
+    len: usize,
+    rcu: Rcu<'_>,
+) -> Result<usize, Fault> {
+    let mut p = caller.tcp();
     if !p.reads_plainly() {
         return Ok(0);
     }
@@ -113,9 +129,23 @@ pub(crate) fn recv(
     // What was read was taken off the account atomically; see the races of `transmit`.
     smp_mb_after_atomic();
     if member.peer_waiting().load(Relaxed) {
-        tell(sock, locked, copied, rcu);
+        tell(caller, copied, rcu);
     } else if p.ack_scheduled() || window::offered(&p) <= p.rcv_mss().into() {
         p.cleanup_rbuf(copied);
     }
     Ok(copied)
+}
+
+/// The other end waits for room: it is helped, or hears of it. TCP itself would ask
+/// us only when little is left of the window.
+#[cold]
+#[inline(never)]
+fn tell(caller: Caller<'_>, copied: usize, rcu: Rcu<'_>) {
+    let mut p = caller.tcp();
+
+    match read::read(p.sock(), caller, rcu) {
+        Read::Done => (),
+        Read::Tcp => p.cleanup_rbuf(copied),
+        Read::Ack => p.send_ack(),
+    }
 }

@@ -12,8 +12,9 @@
 //! The peer's spinlock is waited for, then the sender's own one is tried: a sender
 //! holds nothing when it waits. So two that send to each other at the same moment
 //! may both find the other's lock taken, and both go the ordinary way. Both locks
-//! are held while the bytes are copied, [`AT_ONCE`] at most; a page of the
-//! caller's that is not there is brought before it is tried again (C side).
+//! are held while the bytes are copied, fewer than [`LARGE`]; a page of the
+//! caller's that is not there is brought before it is tried again (C side). Large
+//! writes are copied without a lock: [`bulk_send`].
 //!
 //! # Races
 //!
@@ -38,6 +39,10 @@ use crate::{
         Source,
         Tcp, //
     },
+    bulk_send::{
+        self,
+        LARGE, //
+    },
     fence, growth,
     moving::{
         probe_answered,
@@ -55,8 +60,7 @@ use crate::{
 /// is written, or for so many bytes.
 const WORTH_FILLING: usize = 4096;
 
-/// So many bytes are copied at once with bottom halves off, at most: what a
-/// segment on the loopback device holds.
+/// So many bytes are copied at once, in one RCU critical section, at most.
 pub(crate) const AT_ONCE: usize = kernel::bindings::TCP_FRIENDS_AT_ONCE as usize;
 
 /// Writes some bytes of `from` (hook).
@@ -78,6 +82,9 @@ pub(crate) fn send(
     let peer = member.peer();
     if member.waiting().load(Relaxed) {
         return Ok(0);
+    }
+    if from.len() >= LARGE {
+        return bulk_send::send(sock, &mut from, &member, &mut process, rcu);
     }
 
     let mut peer_guard = process.lock(peer);
@@ -105,7 +112,7 @@ pub(crate) fn send(
 
     let seq = s.write_seq();
     let mss = s.mss_cache();
-    let want = from.len().min(AT_ONCE);
+    let want = from.len();
     if want >= MEASURED as usize {
         p.refresh_mstamp();
     }
@@ -167,10 +174,11 @@ fn deliver(
         relieve();
         return Ok(None);
     }
-    if let Err(fault) = skb.fill(from, seq, bytes) {
+    if let Err(fault) = skb.fill(from, bytes) {
         keep(skb);
         return Err(fault);
     }
+    skb.number(seq);
     let segments = skb.set_segments(mss);
     p.receive(skb);
     Ok(Some(some(bytes, segments, 1)))

@@ -103,29 +103,41 @@ pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>) -> Fence {
 /// Establishes invariant 2.
 #[inline(always)]
 pub(crate) fn is_clear(s: &Tcp<'_>, p: &Tcp<'_>, rcu: Rcu<'_>) -> bool {
-    let (sender, receiver) = (s.sock(), p.sock());
+    receiver_is_clear(s, p) && sender_is_clear(s, rcu)
+}
+
+/// The sender's half of [`is_clear`].
+#[inline(always)]
+pub(crate) fn sender_is_clear(s: &Tcp<'_>, rcu: Rcu<'_>) -> bool {
+    let sender = s.sock();
     let net = sender.net();
     let una = s.snd_una();
-    let nxt = s.rcv_nxt();
 
     // A few at a time, or there are not enough registers.
-    let ours = s.packets_out()
+    let numbers = s.packets_out()
         | (una ^ s.snd_nxt())
         | (una ^ s.snd_up())
-        | (nxt ^ s.rcv_wup())
+        | (s.rcv_nxt() ^ s.rcv_wup())
         | may_not_go_alone(s.nonagle());
-    let theirs = (una ^ p.rcv_nxt())
-        // Negative, as in `before()`.
-        | (p.snd_una().wrapping_sub(nxt) & 1 << 31)
-        | u32::from(p.urg_data());
 
-    ours == 0
-        && (theirs as usize | p.ofo_queue() | receiver.odd_receiver()) == 0
+    numbers == 0
         && (!sender.max_pacing_rate() | sender.odd_writer() | s.write_queue()) == 0
         && net.loopback_taps() == 0
         && net.loopback_governors(rcu) == 0
         && !net.tracks_connections(rcu)
         && !sender.cgroup_judges_sent()
+}
+
+/// The receiver's half of [`is_clear`].
+#[inline(always)]
+pub(crate) fn receiver_is_clear(s: &Tcp<'_>, p: &Tcp<'_>) -> bool {
+    let receiver = p.sock();
+    let numbers = (s.snd_nxt() ^ p.rcv_nxt())
+        // Negative, as in `before()`.
+        | (p.snd_una().wrapping_sub(s.rcv_nxt()) & 1 << 31)
+        | u32::from(p.urg_data());
+
+    (numbers as usize | p.ofo_queue() | receiver.odd_receiver()) == 0
         && !receiver.cgroup_judges_received()
 }
 

@@ -35,7 +35,7 @@
 //! - [`pairing`]: who becomes friends.
 //! - [`transmit`]: the sender moves what it has.
 //! - [`fast_send`], [`fast_recv`]: the plain cases, without the write queue and
-//!   without owning a socket.
+//!   without owning a socket; [`bulk_send`]: large writes, copied without a lock.
 //! - [`read`]: the reader pulls what waited for room.
 //! - [`moving`]: the step that both share.
 //! - [`fence`]: who must take the wire, and why.
@@ -49,6 +49,7 @@
 use kernel::prelude::*;
 
 mod abstractions;
+mod bulk_send;
 mod fast_recv;
 mod fast_send;
 mod fence;
@@ -73,6 +74,7 @@ use abstractions::{
     HooksRegistration,
     Member,
     NamespaceRegistration,
+    Owned,
     Process,
     Rcu,
     Read,
@@ -157,6 +159,16 @@ impl Hooks for Friends {
         rcu: Rcu<'_>,
     ) -> Result<usize, Fault> {
         fast_recv::recv(sock, to, len, process, rcu)
+    }
+
+    fn recv_owned(
+        sock: &Sock,
+        to: Destination<'_>,
+        len: usize,
+        owned: Owned<'_>,
+        rcu: Rcu<'_>,
+    ) -> Result<usize, Fault> {
+        fast_recv::recv_owned(sock, to, len, owned, rcu)
     }
 
     fn gone(sock: &Sock, rcu: Rcu<'_>) {

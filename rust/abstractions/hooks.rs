@@ -133,6 +133,15 @@ pub(crate) trait Hooks {
         rcu: Rcu<'_>,
     ) -> Result<usize, Fault>;
 
+    /// The same for who owns the socket.
+    fn recv_owned(
+        sock: &Sock,
+        to: Destination<'_>,
+        len: usize,
+        owned: Owned<'_>,
+        rcu: Rcu<'_>,
+    ) -> Result<usize, Fault>;
+
     /// `sock`, locked by the caller, is no longer fit for a friend.
     fn gone(sock: &Sock, rcu: Rcu<'_>);
 }
@@ -213,12 +222,20 @@ impl<T: Hooks> Adapter<T> {
         sk: *mut bindings::sock,
         msg: *mut bindings::msghdr,
         len: usize,
+        owned: bool,
     ) -> c_int {
         // SAFETY: As for `send`.
-        let (sock, rcu, process) = unsafe { (Sock::from_raw(sk), Rcu::new(), Process::new()) };
+        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
         // SAFETY: The C side passes the message of a read.
         let to = unsafe { Destination::new(msg) };
-        answer(T::recv(sock, to, len, process, rcu))
+
+        answer(if owned {
+            // SAFETY: The C side says so, and has bottom halves on.
+            T::recv_owned(sock, to, len, unsafe { Owned::new(sock) }, rcu)
+        } else {
+            // SAFETY: As for `send`.
+            T::recv(sock, to, len, unsafe { Process::new() }, rcu)
+        })
     }
 
     /// # Safety

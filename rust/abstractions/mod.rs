@@ -60,6 +60,7 @@ pub(crate) use skb::{
     Fault,
     Head,
     Size,
+    Skb,
     Source, //
 };
 pub(crate) use sock::{
@@ -67,6 +68,7 @@ pub(crate) use sock::{
     tcp_jiffies32,
     Busy,
     Held,
+    Owned,
     Process,
     Rcu,
     SlockGuard,

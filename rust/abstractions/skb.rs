@@ -356,26 +356,28 @@ impl Skb {
         }
     }
 
-    /// Puts `len` bytes, which start at `seq`, into an empty one that has room for
-    /// them.
+    /// Puts `len` bytes into an empty one that has room for them.
     #[inline(always)]
-    pub(crate) fn fill(
-        &mut self,
-        from: &mut Source<'_>,
-        seq: u32,
-        len: usize,
-    ) -> Result<(), Fault> {
-        let raw = self.0.as_ptr();
+    pub(crate) fn fill(&mut self, from: &mut Source<'_>, len: usize) -> Result<(), Fault> {
         // SAFETY: By the type invariants the skb is valid and ours alone.
-        unsafe { fill(raw, from, len)? };
-        // SAFETY: As above; the control block is TCP's from here on. TRUNCATE: There was room.
+        unsafe { fill(self.0.as_ptr(), from, len) }
+    }
+
+    /// What it holds starts at `seq`. Returns how many bytes that are.
+    #[inline(always)]
+    pub(crate) fn number(&mut self, seq: u32) -> u32 {
+        let raw = self.0.as_ptr();
+        // SAFETY: By the type invariants the skb is valid and ours alone; the control block is
+        // TCP's from here on.
         unsafe {
+            let len = addr_of!((*raw).len).read();
             let cb = tcp_cb(raw);
+
             (*cb).seq = seq;
-            (*cb).end_seq = seq.wrapping_add(len as u32);
+            (*cb).end_seq = seq.wrapping_add(len);
             (*cb).tcp_flags = ACK | PSH;
+            len
         }
-        Ok(())
     }
 
     /// Empties it, if it is one that [`Skb::new`] could have made. Returns its size.
@@ -536,14 +538,15 @@ impl<'a> Source<'a> {
         if copied == want {
             return Ok(());
         }
-        self.put_back(copied)
+        self.give_back(copied);
+        Err(Fault)
     }
 
+    /// The last `bytes` that were taken have not been.
     #[cold]
-    fn put_back(&mut self, copied: usize) -> Result<(), Fault> {
-        // SAFETY: By the type invariants; it was just advanced by so many.
-        unsafe { bindings::iov_iter_revert(self.0.as_ptr(), copied) };
-        Err(Fault)
+    pub(crate) fn give_back(&mut self, bytes: usize) {
+        // SAFETY: By the type invariants; the caller says that it was advanced by so many.
+        unsafe { bindings::iov_iter_revert(self.0.as_ptr(), bytes) };
     }
 }
 

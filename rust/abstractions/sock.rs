@@ -33,6 +33,7 @@ use super::{
         Received,
         Skb, //
     },
+    spent, //
 };
 
 /// Evidence that an RCU read-side critical section lasts for `'a`.
@@ -342,12 +343,29 @@ impl Sock {
         unsafe { addr_of!((*self.raw()).sk_max_pacing_rate).read_volatile() }
     }
 
+    /// Whether its account is only with the protocol: no cgroup has a part in it, and
+    /// nothing is reserved (`SO_RESERVE_MEM`).
+    #[inline(always)]
+    fn has_plain_account(&self) -> bool {
+        // SAFETY: `self` is a valid socket; words that are set when a socket is made or accepted,
+        // and by its owner.
+        unsafe {
+            let sk = self.raw();
+            #[cfg(CONFIG_MEMCG)]
+            if !addr_of!((*sk).sk_memcg).read_volatile().is_null() {
+                return false;
+            }
+            addr_of!((*sk).sk_reserved_mem).read_volatile() == 0
+                && bindings::sock_common::skc_bypass_prot_mem_raw(addr_of!((*sk).__sk_common)) == 0
+        }
+    }
+
     /// What it took for `size` bytes is its own again (`sk_mem_uncharge()`).
     ///
     /// A page is kept for the next message while all of TCP has less than half of
-    /// what `net.ipv4.tcp_mem` calls low: to give it back and to take it again costs
-    /// more than the rest of the account, and what all idle sockets keep stays
-    /// bounded by that.
+    /// what `net.ipv4.tcp_mem` calls low, so that what all idle sockets keep stays bounded
+    /// by that. More go to what this CPU keeps. To give them back and to take them again
+    /// costs more than the rest of the account.
     ///
     /// # Safety
     ///
@@ -363,10 +381,15 @@ impl Sock {
             let left = account.read().wrapping_add(size as i32);
 
             account.write_volatile(left);
-            if left >= 2 * PAGE
-                || left >= PAGE
-                    && bindings::sk_memory_allocated(sk) > bindings::sk_prot_mem_limits(sk, 0) / 2
+            if left < PAGE
+                || left < 2 * PAGE
+                    && bindings::sk_memory_allocated(sk) <= bindings::sk_prot_mem_limits(sk, 0) / 2
             {
+                return;
+            }
+            if self.has_plain_account() && spent::keep_pages(left.unsigned_abs() / PAGE as u32) {
+                account.write_volatile(left % PAGE);
+            } else {
                 bindings::sk_mem_reclaim(sk);
             }
         }
@@ -516,6 +539,33 @@ impl<'a> SlockGuard<'a> {
         }
     }
 
+    /// The same, and the peer's spinlock if nobody has it. Never waits.
+    pub(crate) fn held_and_try<'s>(
+        &'s mut self,
+        peer: &'s Sock,
+    ) -> Option<(Held<'s>, SlockGuard<'s>)> {
+        let guard = SlockGuard::try_second(peer)?;
+        Some((self.held(), guard))
+    }
+
+    /// Another socket's, for who holds one.
+    #[inline(always)]
+    fn try_second(peer: &'a Sock) -> Option<Self> {
+        // SAFETY: `peer` is valid; bottom halves are off, since the caller holds a spinlock.
+        let taken = unsafe { bindings::bh_trylock_sock(peer.raw()) };
+
+        // A guard may only come into being once the lock is ours: dropping it gives the lock back.
+        if !taken {
+            return None;
+        }
+        // INVARIANT: It was taken; bottom halves were off before.
+        Some(Self {
+            sock: peer,
+            bh: false,
+            _not_thread_safe: NotThreadSafe,
+        })
+    }
+
     /// The socket.
     pub(crate) fn sock(&self) -> &'a Sock {
         self.sock
@@ -571,19 +621,7 @@ impl<'a> Spinlocked<'a> {
     /// Takes the peer's spinlock if nobody has it. Never waits, since we hold
     /// a spinlock ourselves.
     pub(crate) fn try_lock_peer<'s>(&'s mut self, peer: &'s Sock) -> Option<SlockGuard<'s>> {
-        // SAFETY: `peer` is valid; bottom halves are off, since our own spinlock is held.
-        let taken = unsafe { bindings::bh_trylock_sock(peer.raw()) };
-
-        // A guard may only come into being once the lock is ours: dropping it gives the lock back.
-        if !taken {
-            return None;
-        }
-        // INVARIANT: It was taken; bottom halves were off before.
-        Some(SlockGuard {
-            sock: peer,
-            bh: false,
-            _not_thread_safe: NotThreadSafe,
-        })
+        SlockGuard::try_second(peer)
     }
 
     /// The socket's TCP state.
@@ -835,11 +873,29 @@ impl<'a> Tcp<'a> {
         unsafe { bindings::sk_rmem_schedule(self.0.raw(), head.raw(), head.truesize() as i32) }
     }
 
-    /// The same for one that is in no queue.
+    /// The same for one that is in no queue, from the pages that this CPU keeps if it
+    /// has enough.
     #[inline]
     pub(crate) fn rmem_schedule_new(&mut self, skb: &Skb) -> bool {
-        // SAFETY: By the type invariants `sk_forward_alloc` is ours; the skb is only read.
-        unsafe { bindings::sk_rmem_schedule(self.0.raw(), skb.raw(), skb.truesize() as i32) }
+        const PAGE: i32 = bindings::PAGE_SIZE as i32;
+        let size = skb.truesize() as i32;
+        // SAFETY: By the type invariants `sk_forward_alloc` is ours; others read it with
+        // `READ_ONCE()`. The skb is only read.
+        unsafe {
+            let account = addr_of_mut!((*self.0.raw()).sk_forward_alloc);
+            let have = account.read();
+            let missing = size.wrapping_sub(have);
+
+            if missing <= 0 {
+                return true;
+            }
+            let pages = missing.wrapping_add(PAGE - 1) / PAGE;
+            if self.0.has_plain_account() && spent::take_pages(pages.unsigned_abs()) {
+                account.write_volatile(have.wrapping_add(pages.wrapping_mul(PAGE)));
+                return true;
+            }
+            bindings::sk_rmem_schedule(self.0.raw(), skb.raw(), size)
+        }
     }
 
     /// The first skb of the receive queue.

@@ -6,6 +6,9 @@
 //! does. So what a reader has emptied goes back to the CPU that made it, where the
 //! next writer finds it.
 //!
+//! The pages of TCP's account that a reader needs no more stay with its CPU likewise,
+//! [`PAGES_KEPT`] at most, and not with each socket.
+//!
 //! A CPU keeps [`SMALL_KEPT`] and [`LARGE_KEPT`] at most. They are no socket's, and so
 //! are charged to TCP as a whole (`net.ipv4.tcp_mem`, `mem` in `/proc/net/sockstat`):
 //! for each CPU the most that it has kept since the shrinker last ran, which does not
@@ -47,6 +50,8 @@ use super::skb::{
 const SMALL_KEPT: usize = 16;
 /// Large ones, of 32 KiB each: what a stream moves in one turn of the scheduler.
 const LARGE_KEPT: usize = 192;
+/// Pages of TCP's account, as many as `net.core.mem_pcpu_rsv` lets a CPU hold back.
+const PAGES_KEPT: u32 = 256;
 /// How many slots are looked at before one gives up.
 const LOOKS: usize = 4;
 
@@ -164,6 +169,8 @@ fn charge_tcp(pages: isize) {
 struct Kept {
     small: Stack<SMALL_KEPT, 1>,
     large: Stack<LARGE_KEPT, 9>,
+    /// Pages that TCP is charged with and no socket has.
+    pages: Atomic<u32>,
 }
 
 impl Kept {
@@ -171,11 +178,15 @@ impl Kept {
         Self {
             small: Stack::new(),
             large: Stack::new(),
+            pages: Atomic::new(0),
         }
     }
 
     fn is_charged(&self) -> bool {
-        self.small.charged.load(Relaxed) | self.large.charged.load(Relaxed) != 0
+        self.small.charged.load(Relaxed)
+            | self.large.charged.load(Relaxed)
+            | self.pages.load(Relaxed)
+            != 0
     }
 }
 
@@ -208,11 +219,7 @@ fn take_from(slot: &Slot) -> Option<Skb> {
 /// `None` if there is no memory.
 #[inline(always)]
 pub(crate) fn take(size: Size) -> Option<Skb> {
-    // SAFETY: No requirements; a stale answer does no harm.
-    let cpu = unsafe { bindings::raw_smp_processor_id() };
-
-    kept()
-        .get(cpu as usize)
+    here()
         .and_then(|kept| match size {
             Size::Small => kept.small.pop(),
             Size::Large => kept.large.pop(),
@@ -235,6 +242,38 @@ pub(crate) fn keep(mut skb: Skb) {
     }
 }
 
+/// What this CPU keeps.
+#[inline(always)]
+fn here() -> Option<&'static Kept> {
+    // SAFETY: No requirements; a stale answer does no harm.
+    let cpu = unsafe { bindings::raw_smp_processor_id() };
+
+    kept().get(cpu as usize)
+}
+
+/// Keeps so many pages that a socket was charged with and needs no more; from here on
+/// they are nobody's, and still TCP's. Says whether there was a place.
+#[inline(always)]
+pub(super) fn keep_pages(pages: u32) -> bool {
+    here().is_some_and(|kept| {
+        let was = kept.pages.load(Relaxed);
+        let now = was.saturating_add(pages);
+
+        now <= PAGES_KEPT && kept.pages.cmpxchg(was, now, Relaxed).is_ok()
+    })
+}
+
+/// Takes so many of them, for a socket to be charged with.
+#[inline(always)]
+pub(super) fn take_pages(pages: u32) -> bool {
+    here().is_some_and(|kept| {
+        let was = kept.pages.load(Relaxed);
+
+        was.checked_sub(pages)
+            .is_some_and(|now| kept.pages.cmpxchg(was, now, Relaxed).is_ok())
+    })
+}
+
 /// For how many slots, of all CPUs, `f` says yes.
 fn count_slots(f: fn(&Slot) -> bool) -> usize {
     let mut n = 0usize;
@@ -252,6 +291,7 @@ fn free_all() -> usize {
     for kept in kept() {
         kept.small.uncharge();
         kept.large.uncharge();
+        charge_tcp((kept.pages.xchg(0, Relaxed) as isize).saturating_neg());
     }
     freed
 }
