@@ -164,7 +164,7 @@ static struct {
 } *team;
 static int member;		/* which of them this is */
 static pid_t first;		/* the one that reports */
-static int team_there[2], team_back[2];
+static int team_there[2], team_back[2][2];
 
 static void __attribute__((noreturn, format(printf, 1, 2)))
 die(const char *fmt, ...)
@@ -552,18 +552,23 @@ static void close_connection(struct side *s)
 		close(s->in);
 }
 
-/* The clients of all pairs have come here. */
+/*
+ * The clients of all pairs have come here. The pipe back is another each time: one
+ * that is fast would take a byte out of the same that a slow one has not yet read.
+ */
 static void team_barrier(void)
 {
+	static unsigned int turn;
+	int *back = team_back[turn++ % 2];
 	char c = 0;
 
 	for (int i = 1; i < opt.pairs && !member; i++)
 		get(team_there[0], &c, 1);
 	for (int i = 1; i < opt.pairs && !member; i++)
-		put(team_back[1], &c, 1);
+		put(back[1], &c, 1);
 	if (member) {
 		put(team_there[1], &c, 1);
-		get(team_back[0], &c, 1);
+		get(back[0], &c, 1);
 	}
 }
 
@@ -1046,7 +1051,8 @@ static void make_team(void)
 	first = getpid();
 	team = shared_memory(opt.pairs * sizeof(*team));
 	make_pipe(team_there);
-	make_pipe(team_back);
+	make_pipe(team_back[0]);
+	make_pipe(team_back[1]);
 	for (int i = 1; i < opt.pairs; i++) {
 		pid_t pid = fork();
 
