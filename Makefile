@@ -12,6 +12,7 @@ help:
 	@echo '  test           every check: lint, KUnit, selftests in a guest'
 	@echo '  bench          the whole comparison, into build/bench.json'
 	@echo '  bench-check    is any figure worse than it was, or dearer for others?'
+	@echo '  bench-scaling  many pairs at once, and beside 50,000 idle connections'
 	@echo '  bench-plots    draw build/bench.json: Documentation/bench-*.svg'
 	@echo
 	@echo '  shell          a root shell in a guest with the module loaded'
@@ -52,6 +53,10 @@ bench:
 .PHONY: bench-check
 bench-check:
 	@tools/bench/check
+
+.PHONY: bench-scaling
+bench-scaling:
+	@tools/bench/scaling
 
 .PHONY: bench-plots
 bench-plots:
