@@ -13,6 +13,7 @@ help:
 	@echo '  bench          the whole comparison, into build/bench.json'
 	@echo '  bench-check    is any figure worse than it was, or dearer for others?'
 	@echo '  bench-scaling  many pairs at once, and beside 50,000 idle connections'
+	@echo '  bench-apps     redis, nginx, netperf, ... by the clock: are the bounds met?'
 	@echo '  bench-plots    draw build/bench.json: Documentation/bench-*.svg'
 	@echo
 	@echo '  shell          a root shell in a guest with the module loaded'
@@ -57,6 +58,10 @@ bench-check:
 .PHONY: bench-scaling
 bench-scaling:
 	@tools/bench/scaling
+
+.PHONY: bench-apps
+bench-apps:
+	@tools/bench/apps
 
 .PHONY: bench-plots
 bench-plots:
