@@ -83,4 +83,32 @@ friends_short()
 	streams 1 150
 }
 
-run_tests wire_pressed friends_pressed friends_pressed_ipv6 wire_short friends_short
+# Pages that TCP is charged with.
+pages()
+{
+	awk '$1 == "TCP:" { for (i = 2; i < NF; i++) if ($i == "mem") print $(i + 1) }' \
+		/proc/net/sockstat
+}
+
+# What the module keeps of spent skbs is charged to TCP, and gone when memory is
+# asked for. Nothing is sent between the two looks.
+friends_kept()
+{
+	local ns='' kept
+
+	need_friends || return
+	setup_ns ns
+	friends_set "$ns" 1
+	xfer_start "$ns" -f -n 4 -b "$(scaled 4000000)" || return
+	wait "$XFER_PID"
+	check_err $? "friends_xfer: $(grep -v '^port' "$XFER_OUT" | tr '\n' ' ')"
+	[ "$(friends_stat "$ns" bytes)" -gt 0 ]
+	check_err $? "vacuous: friends moved nothing"
+	kept=$(pages)
+	echo 2 >/proc/sys/vm/drop_caches
+	[ "$(pages)" -le $((kept - 100)) ]
+	check_err $? "TCP was charged with $kept pages, and with $(pages) after the shrinker ran"
+}
+
+run_tests wire_pressed friends_pressed friends_pressed_ipv6 wire_short friends_short \
+	friends_kept
