@@ -78,10 +78,11 @@ impl<const N: usize> Batch<N> {
             if left == 0 {
                 break;
             }
-            let Some(mut skb) = take(Size::Large) else {
+            let size = Size::of(left);
+            let Some(mut skb) = take(size) else {
                 break;
             };
-            let bytes = left.min(Size::Large.room());
+            let bytes = left.min(size.room());
             if skb.fill(from, bytes).is_err() {
                 keep(skb);
                 if batch.bytes == 0 {
@@ -165,6 +166,7 @@ fn send_batch<const N: usize>(
     if rest != 0 {
         batch.queue(0, Err);
         from.give_back(rest);
+        relieve();
     }
     if moved.bytes != 0 {
         member.namespace().count(Counter::Bytes, moved.bytes.into());
@@ -226,7 +228,6 @@ fn to_queue<const N: usize>(
             return Err(skb);
         }
         if !p.rmem_schedule_new(&skb) {
-            relieve();
             return Err(skb);
         }
         let segments = skb.set_segments(mss);
@@ -251,7 +252,9 @@ fn to_backlog<const N: usize>(
     batch: &mut Batch<N>,
     member: &Member<'_>,
 ) -> Moved {
-    if fence::busy_receiver(peer, member.peer()).is_err() {
+    // What is in the backlog is charged when its owner lets go, whatever the limits say then. Where
+    // they are near, the ordinary way charges the writer first.
+    if peer.under_memory_pressure() || fence::busy_receiver(peer, member.peer()).is_err() {
         return Moved::none(Stop::Empty);
     }
     let mss = s.mss_cache();

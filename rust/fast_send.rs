@@ -27,7 +27,6 @@ use kernel::sync::atomic::Relaxed;
 use crate::{
     abstractions::{
         keep,
-        relieve,
         take,
         Fault,
         Held,
@@ -80,7 +79,7 @@ pub(crate) fn send(
         return Ok(0);
     };
     let peer = member.peer();
-    if member.waiting().load(Relaxed) {
+    if member.waiting().load(Relaxed) || member.owes_room() {
         return Ok(0);
     }
     if from.len() >= LARGE {
@@ -171,7 +170,6 @@ fn deliver(
     let bytes = want.min(size.room());
     if !p.rmem_schedule_new(&skb) {
         drop(skb);
-        relieve();
         return Ok(None);
     }
     if let Err(fault) = skb.fill(from, bytes) {

@@ -123,6 +123,8 @@ fn go(
                 // (RFC 9293, section 3.7.4). Bottom halves are on, so the peer has it on return,
                 // before it could be overtaken by what is moved.
                 s.send_ack();
+            } else if member.owes_room() {
+                s.send_ack();
             }
             (s, owned.lock_peer(member.peer()))
         }

@@ -302,6 +302,13 @@ impl<'a> Member<'a> {
         &self.pair.waiting[self.theirs()]
     }
 
+    /// The peer waits for room that we had not when it found us owned. It hears of it by
+    /// an ACK, which nothing may overtake that we move: it would be old.
+    #[inline(always)]
+    pub(crate) fn owes_room(&self) -> bool {
+        self.peer_waiting().load(Relaxed) && self.peer().peek_snd_wnd() == 0
+    }
+
     /// The peer's `copied_seq` when its receive buffer last grew.
     pub(crate) fn peer_grown(&self) -> &'a Atomic<u32> {
         &self.pair.grown[self.theirs()]

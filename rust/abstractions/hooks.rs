@@ -148,7 +148,7 @@ pub(crate) trait Hooks {
 
 fn answer(done: Result<usize, Fault>) -> c_int {
     match done {
-        // TRUNCATE: An skb holds less.
+        // TRUNCATE: No more than TCP_FRIENDS_AT_ONCE.
         Ok(bytes) => bytes as c_int,
         Err(Fault) => EFAULT.to_errno(),
     }

@@ -314,6 +314,12 @@ impl Sock {
         unsafe { addr_of!((*self.tp()).snd_nxt).read_volatile() }
     }
 
+    /// The window that it may send into (`snd_wnd`), with `READ_ONCE()`.
+    pub(crate) fn peek_snd_wnd(&self) -> u32 {
+        // SAFETY: `self` is a valid socket; an aligned word.
+        unsafe { addr_of!((*self.tp()).snd_wnd).read_volatile() }
+    }
+
     /// Bytes of memory that what it has received and not read takes, its
     /// backlog included.
     #[inline]
@@ -381,13 +387,18 @@ impl Sock {
             let left = account.read().wrapping_add(size as i32);
 
             account.write_volatile(left);
-            if left < PAGE
-                || left < 2 * PAGE
-                    && bindings::sk_memory_allocated(sk) <= bindings::sk_prot_mem_limits(sk, 0) / 2
-            {
+            if left < PAGE {
                 return;
             }
-            if self.has_plain_account() && spent::keep_pages(left.unsigned_abs() / PAGE as u32) {
+            let all = bindings::sk_memory_allocated(sk);
+            let low = bindings::sk_prot_mem_limits(sk, 0);
+            if left < 2 * PAGE && all <= low / 2 {
+                return;
+            }
+            if all <= low
+                && self.has_plain_account()
+                && spent::keep_pages(left.unsigned_abs() / PAGE as u32)
+            {
                 account.write_volatile(left % PAGE);
             } else {
                 bindings::sk_mem_reclaim(sk);
@@ -651,6 +662,12 @@ impl Busy<'_> {
             bindings::__sk_add_backlog(self.0.raw(), raw);
             len.write_volatile(len.read().wrapping_add(truesize));
         }
+    }
+
+    /// Whether all of TCP or its cgroup is short of memory.
+    pub(crate) fn under_memory_pressure(&self) -> bool {
+        // SAFETY: The socket is valid; only words that anybody may read are looked at.
+        unsafe { bindings::tcp_under_memory_pressure(self.0.raw()) }
     }
 
     /// Its owner shall send an ACK when it lets go: we wait for room.
@@ -996,7 +1013,7 @@ impl<'a> Tcp<'a> {
 
     /// Queues an skb as received: `rcv_nxt` moves past it.
     ///
-    /// It was made ready by [`Head::take_for`] and starts at `rcv_nxt`.
+    /// It starts at `rcv_nxt`, and its size is ready to be charged here.
     pub(crate) fn receive(&mut self, skb: Skb) {
         // SAFETY: By the type invariants the receive queue is ours; the skb is in no queue and
         // charged to nobody, and `tcp_friends_rcv()` takes it over.

@@ -7,7 +7,8 @@
 //! next writer finds it.
 //!
 //! The pages of TCP's account that a reader needs no more stay with its CPU likewise,
-//! [`PAGES_KEPT`] at most, and not with each socket.
+//! [`PAGES_KEPT`] at most, and not with each socket; none while TCP has more than what
+//! `tcp_mem` calls low.
 //!
 //! A CPU keeps [`SMALL_KEPT`] and [`LARGE_KEPT`] at most. They are no socket's, and so
 //! are charged to TCP as a whole (`net.ipv4.tcp_mem`, `mem` in `/proc/net/sockstat`):
@@ -89,6 +90,8 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
                 return Some(skb);
             }
         }
+        // Nothing where we looked: look further down next time.
+        self.top.store(top.saturating_sub(LOOKS) as u32, Relaxed);
         None
     }
 
@@ -128,10 +131,11 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
         let (was, want) = (self.charged.load(Relaxed), at as u32 + 1);
         let more = PAGES.saturating_mul(want.saturating_sub(was) as isize);
 
-        if !tcp_has_plenty(more) {
+        let (all, low) = tcp_pages();
+        if all.saturating_add(more) > low / 2 {
             return false;
         }
-        // Whoever was faster has charged as much, or we come here again.
+        // If somebody was faster a slot may stay uncharged, until the shrinker runs.
         if more != 0 && self.charged.cmpxchg(was, want, Relaxed).is_ok() {
             charge_tcp(more);
         }
@@ -140,21 +144,22 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
 
     /// Takes the charge back; the slots have been emptied.
     fn uncharge(&self) {
+        self.top.store(0, Relaxed);
         let slots = self.charged.xchg(0, Relaxed);
         charge_tcp(PAGES.saturating_mul(slots as isize).saturating_neg());
     }
 }
 
-/// Whether all of TCP has less than half of what it calls low, with so many pages
-/// more.
-fn tcp_has_plenty(pages: isize) -> bool {
+/// The pages that all of TCP has, and how many of them it calls low.
+fn tcp_pages() -> (isize, isize) {
     // SAFETY: No requirements; the limits are an array of words that a sysctl may change.
     unsafe {
-        let low = addr_of!(bindings::tcp_prot.sysctl_mem)
-            .read()
-            .read_volatile();
-
-        bindings::tcp_memory_allocated_add(0).saturating_add(pages) <= low / 2
+        (
+            bindings::tcp_memory_allocated(),
+            addr_of!(bindings::tcp_prot.sysctl_mem)
+                .read()
+                .read_volatile(),
+        )
     }
 }
 
@@ -296,11 +301,11 @@ fn free_all() -> usize {
     freed
 }
 
-/// Frees what is kept if TCP has come to need the memory (a limit was lowered, or
-/// others took much since it was charged). For seldom called places; any context but
-/// an interrupt.
+/// Frees what is kept if TCP has more than it calls low by now: a limit was lowered, or
+/// others took much since. For seldom called places; any context but an interrupt.
 pub(crate) fn relieve() {
-    if !tcp_has_plenty(0) && kept().iter().any(Kept::is_charged) {
+    let (all, low) = tcp_pages();
+    if all > low && kept().iter().any(Kept::is_charged) {
         free_all();
     }
 }
@@ -312,7 +317,11 @@ unsafe extern "C" fn count(
     _: *mut bindings::shrinker,
     _: *mut bindings::shrink_control,
 ) -> c_ulong {
-    count_slots(|slot| !slot.load(Relaxed).is_null())
+    match count_slots(|slot| !slot.load(Relaxed).is_null()) {
+        // So that the rest of the account is given back, too.
+        0 if kept().iter().any(Kept::is_charged) => 1,
+        slots => slots,
+    }
 }
 
 /// # Safety
