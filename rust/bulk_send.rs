@@ -143,7 +143,10 @@ pub(crate) fn send(
     process: &mut Process<'_>,
     rcu: Rcu<'_>,
 ) -> Result<usize, Fault> {
-    if from.len() <= Size::Large.room() {
+    // What is sure to be refused is not copied first.
+    if sock.seems_to_queue() {
+        Ok(0)
+    } else if from.len() <= Size::Large.room() {
         send_batch::<1>(sock, from, member, process, rcu)
     } else {
         send_batch::<SKBS>(sock, from, member, process, rcu)

@@ -35,6 +35,7 @@ use super::{
     },
     spent, //
 };
+use crate::hold::may_not_go_alone;
 
 /// Evidence that an RCU read-side critical section lasts for `'a`.
 ///
@@ -312,6 +313,27 @@ impl Sock {
     pub(crate) fn peek_snd_nxt(&self) -> u32 {
         // SAFETY: `self` is a valid socket; an aligned word.
         unsafe { addr_of!((*self.tp()).snd_nxt).read_volatile() }
+    }
+
+    /// Whether what is written next would have to stand in the write queue, as far as can
+    /// be seen without a lock: a task owns the socket, something is queued, or it is
+    /// corked.
+    pub(crate) fn seems_to_queue(&self) -> bool {
+        // SAFETY: `self` is a valid socket. A pointer and bits that change under us, where any
+        // value will do.
+        unsafe {
+            let head = addr_of!((*self.raw()).sk_write_queue);
+
+            bindings::sock_owned_by_user_nocheck(self.raw())
+                || !core::ptr::eq(
+                    addr_of!((*head).__bindgen_anon_1.__bindgen_anon_1.next)
+                        .read_volatile()
+                        .cast_const()
+                        .cast(),
+                    head,
+                )
+                || may_not_go_alone(u32::from(bindings::tcp_sock::nonagle_raw(self.tp()))) != 0
+        }
     }
 
     /// The window that it may send into (`snd_wnd`), with `READ_ONCE()`.
