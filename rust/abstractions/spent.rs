@@ -165,8 +165,8 @@ fn tcp_pages() -> (isize, isize) {
 
 /// Charges TCP with so many pages, or takes them back.
 fn charge_tcp(pages: isize) {
-    // SAFETY: No requirements.
-    unsafe { bindings::tcp_memory_allocated_add(pages) };
+    // SAFETY: No requirements. TRUNCATE: What all CPUs keep is far less.
+    unsafe { bindings::tcp_memory_allocated_add(pages as i32) };
 }
 
 /// What one CPU keeps, in cache lines of its own.
