@@ -40,8 +40,7 @@ use crate::{
     fast_send::AT_ONCE,
     fence, growth,
     moving::{
-        probe_answered,
-        sent_and_acknowledged,
+        written_and_moved,
         Moved,
         Stop, //
     },
@@ -238,10 +237,8 @@ fn to_queue<const N: usize>(
         Ok(segments)
     });
     if moved.bytes != 0 {
-        s.wrote(moved.bytes);
-        sent_and_acknowledged(s, &moved);
+        written_and_moved(s, &moved);
         window::follow(s, &mut p);
-        probe_answered(s);
         p.data_queued();
     }
     moved
@@ -270,10 +267,8 @@ fn to_backlog<const N: usize>(
         Ok(segments)
     });
     if moved.bytes != 0 {
-        s.wrote(moved.bytes);
-        sent_and_acknowledged(s, &moved);
+        written_and_moved(s, &moved);
         window::consume(s, moved.bytes);
-        probe_answered(s);
     }
     moved
 }

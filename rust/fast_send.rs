@@ -44,9 +44,8 @@ use crate::{
     },
     fence, growth,
     moving::{
-        probe_answered,
         segments_of,
-        sent_and_acknowledged,
+        written_and_moved,
         Moved,
         Stop,
         MEASURED, //
@@ -121,10 +120,8 @@ pub(crate) fn send(
     if (moved.bytes as usize) < want {
         deliver_more(&mut from, want, seq, mss, &mut p, &mut moved);
     }
-    s.wrote(moved.bytes);
-    sent_and_acknowledged(&mut s, &moved);
+    written_and_moved(&mut s, &moved);
     window::follow(&mut s, &mut p);
-    probe_answered(&mut s);
     drop(guard);
     p.data_queued();
     drop(peer_guard);

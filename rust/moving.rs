@@ -180,7 +180,7 @@ pub(crate) fn segments_of(len: u32, mss: u32) -> u32 {
 /// The sender's sequence numbers, as if what was moved had been sent and
 /// acknowledged (invariant 1), and what TCP_INFO tells of it.
 #[inline(always)]
-pub(crate) fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
+fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
     let now = tcp_jiffies32();
     let nxt = s.snd_nxt().wrapping_add(moved.bytes);
 
@@ -201,6 +201,15 @@ pub(crate) fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
     }
     // The peer lives: keepalive may wait.
     s.set_rcv_tstamp(now);
+}
+
+/// What a program has just written was moved at once: the sender's numbers, without
+/// its window. The caller has the sender to itself.
+#[inline(always)]
+pub(crate) fn written_and_moved(s: &mut Tcp<'_>, moved: &Moved) {
+    s.wrote(moved.bytes);
+    sent_and_acknowledged(s, moved);
+    probe_answered(s);
 }
 
 /// After a move, with no lock of the receiver needed: who waits for room to send
@@ -224,7 +233,7 @@ pub(crate) fn settle(s: &mut Tcp<'_>, moved: &Moved) {
 /// A probe timer was armed for what has gone now. What is held back next gets
 /// its full time. The caller has the sender to itself.
 #[inline(always)]
-pub(crate) fn probe_answered(s: &mut Tcp<'_>) {
+fn probe_answered(s: &mut Tcp<'_>) {
     if s.icsk_pending() == PROBE0 {
         s.set_icsk_pending(0);
         s.set_icsk_backoff(0);

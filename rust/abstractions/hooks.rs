@@ -230,7 +230,7 @@ impl<T: Hooks> Adapter<T> {
         let to = unsafe { Destination::new(msg) };
 
         answer(if owned {
-            // SAFETY: The C side says so, and has bottom halves on.
+            // SAFETY: The C side holds lock_sock() until this returns, with bottom halves on.
             T::recv_owned(sock, to, len, unsafe { Owned::new(sock) }, rcu)
         } else {
             // SAFETY: As for `send`.

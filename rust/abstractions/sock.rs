@@ -421,7 +421,8 @@ impl Sock {
                 && self.has_plain_account()
                 && spent::keep_pages(left.unsigned_abs() / PAGE as u32)
             {
-                account.write_volatile(left % PAGE);
+                // TRUNCATE: Less than a page.
+                account.write_volatile((left.unsigned_abs() % PAGE as u32) as i32);
             } else {
                 bindings::sk_mem_reclaim(sk);
             }
@@ -916,7 +917,7 @@ impl<'a> Tcp<'a> {
     /// has enough.
     #[inline]
     pub(crate) fn rmem_schedule_new(&mut self, skb: &Skb) -> bool {
-        const PAGE: i32 = bindings::PAGE_SIZE as i32;
+        const PAGE: u32 = bindings::PAGE_SIZE as u32;
         let size = skb.truesize() as i32;
         // SAFETY: By the type invariants `sk_forward_alloc` is ours; others read it with
         // `READ_ONCE()`. The skb is only read.
@@ -928,9 +929,10 @@ impl<'a> Tcp<'a> {
             if missing <= 0 {
                 return true;
             }
-            let pages = missing.wrapping_add(PAGE - 1) / PAGE;
-            if self.0.has_plain_account() && spent::take_pages(pages.unsigned_abs()) {
-                account.write_volatile(have.wrapping_add(pages.wrapping_mul(PAGE)));
+            // CAST: It is positive, and an skb has few pages.
+            let pages = (missing as u32).wrapping_add(PAGE - 1) / PAGE;
+            if self.0.has_plain_account() && spent::take_pages(pages) {
+                account.write_volatile(have.wrapping_add(pages.wrapping_mul(PAGE) as i32));
                 return true;
             }
             bindings::sk_rmem_schedule(self.0.raw(), skb.raw(), size)

@@ -51,7 +51,8 @@ use super::skb::{
 const SMALL_KEPT: usize = 16;
 /// Large ones, of 32 KiB each: what a stream moves in one turn of the scheduler.
 const LARGE_KEPT: usize = 192;
-/// Pages of TCP's account, as many as `net.core.mem_pcpu_rsv` lets a CPU hold back.
+/// Pages of TCP's account, beside those that the kernel lets a CPU hold back
+/// (`net.core.mem_pcpu_rsv`, as many by default).
 const PAGES_KEPT: u32 = 256;
 /// How many slots are looked at before one gives up.
 const LOOKS: usize = 4;
