@@ -137,18 +137,18 @@ impl<const N: usize> Batch<N> {
 #[inline(never)]
 pub(crate) fn send(
     sock: &Sock,
-    from: &mut Source<'_>,
-    member: &Member<'_>,
-    process: &mut Process<'_>,
+    mut from: Source<'_>,
+    member: Member<'_>,
+    mut process: Process<'_>,
     rcu: Rcu<'_>,
 ) -> Result<usize, Fault> {
     // What is sure to be refused is not copied first.
     if sock.seems_to_queue() {
         Ok(0)
     } else if from.len() <= Size::Large.room() {
-        send_batch::<1>(sock, from, member, process, rcu)
+        send_batch::<1>(sock, &mut from, &member, &mut process, rcu)
     } else {
-        send_batch::<SKBS>(sock, from, member, process, rcu)
+        send_batch::<SKBS>(sock, &mut from, &member, &mut process, rcu)
     }
 }
 
@@ -239,7 +239,7 @@ fn to_queue<const N: usize>(
     if moved.bytes != 0 {
         written_and_moved(s, &moved);
         window::follow(s, &mut p);
-        p.data_queued();
+        p.data_ready(member.rcu());
     }
     moved
 }

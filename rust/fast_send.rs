@@ -82,7 +82,7 @@ pub(crate) fn send(
         return Ok(0);
     }
     if from.len() >= LARGE {
-        return bulk_send::send(sock, &mut from, &member, &mut process, rcu);
+        return bulk_send::send(sock, from, member, process, rcu);
     }
 
     let mut peer_guard = process.lock(peer);
@@ -118,12 +118,12 @@ pub(crate) fn send(
         return Ok(0);
     };
     if (moved.bytes as usize) < want {
-        deliver_more(&mut from, want, seq, mss, &mut p, &mut moved);
+        moved = deliver_more(from.reborrow(), want, seq, mss, p.reborrow(), moved);
     }
     written_and_moved(&mut s, &moved);
     window::follow(&mut s, &mut p);
     drop(guard);
-    p.data_queued();
+    p.data_ready(rcu);
     drop(peer_guard);
 
     member.namespace().count(Counter::Bytes, moved.bytes.into());
@@ -183,21 +183,21 @@ fn deliver(
 /// there, as [`deliver`].
 #[inline(never)]
 fn deliver_more(
-    from: &mut Source<'_>,
+    mut from: Source<'_>,
     want: usize,
     seq: u32,
     mss: u32,
-    p: &mut Tcp<'_>,
-    moved: &mut Moved,
-) {
+    mut p: Tcp<'_>,
+    mut moved: Moved,
+) -> Moved {
     loop {
         let left = want.saturating_sub(moved.bytes as usize);
         if left == 0 || !fence::has_room(p.sock()) {
-            return;
+            return moved;
         }
-        match deliver(from, left, seq.wrapping_add(moved.bytes), mss, p) {
+        match deliver(&mut from, left, seq.wrapping_add(moved.bytes), mss, &mut p) {
             Ok(Some(some)) => moved.add(&some),
-            Ok(None) | Err(Fault) => return,
+            Ok(None) | Err(Fault) => return moved,
         }
     }
 }

@@ -54,9 +54,10 @@ pub(crate) fn sender(s: &Tcp<'_>, rcu: Rcu<'_>) -> Fence {
 #[inline(always)]
 pub(crate) fn watchers(sock: &Sock, rcu: Rcu<'_>) -> Fence {
     let net = sock.net();
+    let lo = net.loopback(rcu).ok_or(Wire::Traffic)?;
 
-    unless(net.loopback_taps() != 0, Wire::Capture)?;
-    unless(net.loopback_governors(rcu) != 0, Wire::Traffic)?;
+    unless(lo.taps() != 0, Wire::Capture)?;
+    unless(lo.governors() != 0, Wire::Traffic)?;
     unless(net.tracks_connections(rcu), Wire::Conntrack)?;
     unless(sock.cgroup_judges_sent(), Wire::Cgroup)
 }
@@ -122,8 +123,9 @@ pub(crate) fn sender_is_clear(s: &Tcp<'_>, rcu: Rcu<'_>) -> bool {
 
     numbers == 0
         && (!sender.max_pacing_rate() | sender.odd_writer() | s.write_queue()) == 0
-        && net.loopback_taps() == 0
-        && net.loopback_governors(rcu) == 0
+        && net
+            .loopback(rcu)
+            .is_some_and(|lo| lo.taps() == 0 && lo.governors() == 0)
         && !net.tracks_connections(rcu)
         && !sender.cgroup_judges_sent()
 }

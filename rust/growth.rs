@@ -25,13 +25,13 @@ use crate::{
 /// one more skb, be it that its buffer grows.
 #[inline(always)]
 pub(crate) fn has_room(p: &mut Tcp<'_>, member: &Member<'_>) -> bool {
-    fence::has_room(p.sock()) || (grow(p, member) && fence::has_room(p.sock()))
+    fence::has_room(p.sock()) || (grow(p.reborrow(), *member) && fence::has_room(p.sock()))
 }
 
 /// Doubles the buffer, if it may grow and its reader has earned it.
 #[cold]
 #[inline(never)]
-fn grow(p: &mut Tcp<'_>, member: &Member<'_>) -> bool {
+fn grow(mut p: Tcp<'_>, member: Member<'_>) -> bool {
     let size = p.sock().receive_buffer();
     let read = p.copied_seq();
     let since = member.peer_grown().load(Relaxed);

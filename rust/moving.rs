@@ -197,7 +197,7 @@ fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
     s.set_lsndtime(now);
     // A reply: once there are enough, TCP delays ACKs (tcp_event_data_sent()).
     if now.wrapping_sub(s.lrcvtime()) < s.ato() {
-        s.set_pingpong(s.pingpong().saturating_add(1));
+        s.inc_pingpong();
     }
     // The peer lives: keepalive may wait.
     s.set_rcv_tstamp(now);

@@ -157,7 +157,7 @@ fn pull(
         namespace.count(Counter::Bytes, moved.bytes.into());
         namespace.count(Counter::Skbs, moved.skbs.into());
         // Others may wait for this socket besides the task that reads it now.
-        p.data_ready();
+        p.data_ready(member.rcu());
     }
     match moved.stop {
         Stop::Full => {

@@ -215,7 +215,7 @@ fn locked(
                 window::renew(s, &mut p);
             }
             if moved.skbs != 0 || moved.stop == Stop::Full {
-                p.data_ready();
+                p.data_ready(member.rcu());
             }
             Ok(moved)
         }

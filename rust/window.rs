@@ -28,10 +28,11 @@ pub(crate) const fn left(wup: u32, wnd: u32, nxt: u32) -> u32 {
 }
 
 /// Whether so little is left of an offer that it is worth the work to make a new
-/// one, where the receiver aims at `aim` bytes.
+/// one, where the receiver aims at `aim` bytes: what it has received and not read may
+/// leave no more than half of that to be offered.
 #[inline]
 pub(crate) const fn worn(left: u32, aim: u32) -> bool {
-    left <= aim / 2
+    left <= aim / 4
 }
 
 /// What is left of the window that `p` offers.
@@ -105,7 +106,7 @@ pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
     let mut wnd = offered(p);
 
     if worn(wnd, p.rcv_ssthresh()) {
-        wnd = wider(p, wnd);
+        wnd = wider(p.reborrow(), wnd);
     }
     learn(s, wnd);
 }
@@ -113,11 +114,11 @@ pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
 /// Offers more than the `wnd` bytes that are left of the last offer, if it can.
 /// Returns what is offered then.
 #[inline(never)]
-fn wider(p: &mut Tcp<'_>, wnd: u32) -> u32 {
-    let new = select(p);
+fn wider(mut p: Tcp<'_>, wnd: u32) -> u32 {
+    let new = select(&mut p);
 
     if new > wnd {
-        offer(p, new);
+        offer(&mut p, new);
         new
     } else {
         wnd
@@ -190,9 +191,9 @@ mod tests {
     }
 
     #[test]
-    fn half_is_worn() {
-        assert!(!worn(501, 1000));
-        assert!(worn(500, 1000));
+    fn a_quarter_is_worn() {
+        assert!(!worn(251, 1000));
+        assert!(worn(250, 1000));
         assert!(worn(0, 0));
     }
 }

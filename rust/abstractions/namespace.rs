@@ -77,44 +77,14 @@ impl Net {
         }
     }
 
-    /// Zero if nobody captures packets on the loopback device, or on all.
+    /// Its loopback device: it has one while there are sockets.
     #[inline(always)]
-    pub(crate) fn loopback_taps(&self) -> usize {
-        let net = self.raw();
-        // SAFETY: The namespace is valid; its loopback device is null or, while there are sockets,
-        // valid. Whether a list is empty is told by one pointer, read volatile.
-        unsafe {
-            let lo = addr_of!((*net).loopback_dev).read_volatile();
+    pub(crate) fn loopback<'a>(&'a self, _rcu: Rcu<'a>) -> Option<Loopback<'a>> {
+        // SAFETY: The namespace is valid.
+        let lo = unsafe { addr_of!((*self.raw()).loopback_dev).read_volatile() };
 
-            if lo.is_null() {
-                return 1;
-            }
-            list_entries(addr_of!((*net).ptype_all))
-                | list_entries(addr_of!((*net).ptype_specific))
-                | list_entries(addr_of!((*lo).ptype_all))
-                | list_entries(addr_of!((*lo).ptype_specific))
-        }
-    }
-
-    /// Zero if no queueing discipline, classifier or XDP program has a say in what
-    /// passes the loopback device, and it is up.
-    #[inline(always)]
-    pub(crate) fn loopback_governors(&self, _rcu: Rcu<'_>) -> usize {
-        // SAFETY: The namespace and its loopback device are valid; of the programs only whether
-        // there are any is of interest. RCU is held.
-        unsafe {
-            let lo = addr_of!((*self.raw()).loopback_dev).read_volatile();
-
-            if lo.is_null() {
-                return 1;
-            }
-            #[cfg(CONFIG_NET_XGRESS)]
-            let classifiers = addr_of!((*lo).tcx_egress).read_volatile().addr()
-                | addr_of!((*lo).tcx_ingress).read_volatile().addr();
-            #[cfg(not(CONFIG_NET_XGRESS))]
-            let classifiers = 0;
-            classifiers | queue(lo) | addr_of!((*lo).xdp_prog).read_volatile().addr()
-        }
+        // INVARIANT: It is null or valid, and freed a grace period after it is gone.
+        Some(Loopback(self, NonNull::new(lo)?))
     }
 
     /// Whether connection tracking is on, for either kind of address.
@@ -139,6 +109,47 @@ impl Net {
     #[inline(always)]
     pub(crate) fn tracks_connections(&self, _rcu: Rcu<'_>) -> bool {
         false
+    }
+}
+
+/// The loopback device of a namespace, and who has a say in what passes it.
+///
+/// # Invariants
+///
+/// The device is valid for `'a`, an RCU read-side critical section.
+#[derive(Clone, Copy)]
+pub(crate) struct Loopback<'a>(&'a Net, NonNull<bindings::net_device>);
+
+impl Loopback<'_> {
+    /// Zero if nobody captures packets here, or on all devices.
+    #[inline(always)]
+    pub(crate) fn taps(&self) -> usize {
+        let (net, lo) = (self.0.raw(), self.1.as_ptr());
+        // SAFETY: The namespace is valid, and by the type invariants the device. Whether a list is
+        // empty is told by one pointer, read volatile.
+        unsafe {
+            list_entries(addr_of!((*net).ptype_all))
+                | list_entries(addr_of!((*net).ptype_specific))
+                | list_entries(addr_of!((*lo).ptype_all))
+                | list_entries(addr_of!((*lo).ptype_specific))
+        }
+    }
+
+    /// Zero if no queueing discipline, classifier or XDP program has a say, and the
+    /// device is up.
+    #[inline(always)]
+    pub(crate) fn governors(&self) -> usize {
+        let lo = self.1.as_ptr();
+        // SAFETY: By the type invariants the device is valid; of the programs only whether there
+        // are any is of interest. RCU is held.
+        unsafe {
+            #[cfg(CONFIG_NET_XGRESS)]
+            let classifiers = addr_of!((*lo).tcx_egress).read_volatile().addr()
+                | addr_of!((*lo).tcx_ingress).read_volatile().addr();
+            #[cfg(not(CONFIG_NET_XGRESS))]
+            let classifiers = 0;
+            classifiers | queue(lo) | addr_of!((*lo).xdp_prog).read_volatile().addr()
+        }
     }
 }
 

@@ -525,6 +525,13 @@ impl<'a> Source<'a> {
         unsafe { left(self.0) }
     }
 
+    /// The same for a while, to be given away by value.
+    #[inline(always)]
+    pub(crate) fn reborrow(&mut self) -> Source<'_> {
+        // INVARIANT: Those of the original, which is borrowed meanwhile.
+        Source(self.0, PhantomData)
+    }
+
     /// Takes as many bytes as `to` holds, or none.
     #[inline(always)]
     fn copy(&mut self, to: &mut [MaybeUninit<u8>]) -> Result<(), Fault> {

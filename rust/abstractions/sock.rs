@@ -544,10 +544,9 @@ impl<'a> SlockGuard<'a> {
     unsafe fn wait(sock: &'a Sock) -> Self {
         // SAFETY: `sock` is valid; by the function's safety requirements.
         unsafe {
-            bindings::local_bh_disable();
-            bindings::bh_lock_sock(sock.raw());
+            bindings::slock_lock_bh(sock.raw());
         }
-        // INVARIANT: Both were just done.
+        // INVARIANT: It was just taken, and bottom halves disabled with it.
         Self {
             sock,
             bh: true,
@@ -610,9 +609,10 @@ impl Drop for SlockGuard<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariants the lock is held and bottom halves were disabled.
         unsafe {
-            bindings::bh_unlock_sock(self.sock.raw());
             if self.bh {
-                bindings::local_bh_enable();
+                bindings::slock_unlock_bh(self.sock.raw());
+            } else {
+                bindings::bh_unlock_sock(self.sock.raw());
             }
         }
     }
@@ -821,10 +821,26 @@ impl<'a> Tcp<'a> {
         self.0
     }
 
+    /// The same for a while, to be given away: who takes it by value leaves the original
+    /// in a register.
+    #[inline(always)]
+    pub(crate) fn reborrow(&mut self) -> Tcp<'_> {
+        // INVARIANT: Those of the original, which is borrowed meanwhile.
+        Tcp(self.0, NotThreadSafe)
+    }
+
     /// The socket's Nagle and cork bits (`TCP_NAGLE_*`).
     pub(crate) fn nonagle(&self) -> u32 {
         // SAFETY: By the type invariants nobody writes the bits now.
         u32::from(unsafe { bindings::tcp_sock::nonagle_raw(self.0.tp()) })
+    }
+
+    /// One reply more that went out soon after data came in (`inet_csk_inc_pingpong_cnt()`).
+    #[inline(always)]
+    pub(crate) fn inc_pingpong(&mut self) {
+        if let Some(more) = self.pingpong().checked_add(1) {
+            self.set_pingpong(more);
+        }
     }
 
     /// How long an ACK is delayed, in jiffies; 0 before the first data.
@@ -915,27 +931,32 @@ impl<'a> Tcp<'a> {
 
     /// The same for one that is in no queue, from the pages that this CPU keeps if it
     /// has enough.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn rmem_schedule_new(&mut self, skb: &Skb) -> bool {
-        const PAGE: u32 = bindings::PAGE_SIZE as u32;
         let size = skb.truesize() as i32;
+        // SAFETY: By the type invariants `sk_forward_alloc` is ours.
+        let have = unsafe { addr_of!((*self.0.raw()).sk_forward_alloc).read() };
+
+        size <= have || self.reborrow().rmem_schedule_pages(skb.raw(), size)
+    }
+
+    /// The part of it that is seldom needed.
+    #[inline(never)]
+    fn rmem_schedule_pages(self, skb: *mut bindings::sk_buff, size: i32) -> bool {
+        const PAGE: u32 = bindings::PAGE_SIZE as u32;
         // SAFETY: By the type invariants `sk_forward_alloc` is ours; others read it with
         // `READ_ONCE()`. The skb is only read.
         unsafe {
             let account = addr_of_mut!((*self.0.raw()).sk_forward_alloc);
             let have = account.read();
-            let missing = size.wrapping_sub(have);
-
-            if missing <= 0 {
-                return true;
-            }
-            // CAST: It is positive, and an skb has few pages.
-            let pages = (missing as u32).wrapping_add(PAGE - 1) / PAGE;
+            let missing = size.wrapping_sub(have).max(0).unsigned_abs();
+            // An skb has few pages.
+            let pages = missing.wrapping_add(PAGE - 1) / PAGE;
             if self.0.has_plain_account() && spent::take_pages(pages) {
                 account.write_volatile(have.wrapping_add(pages.wrapping_mul(PAGE) as i32));
                 return true;
             }
-            bindings::sk_rmem_schedule(self.0.raw(), skb.raw(), size)
+            bindings::sk_rmem_schedule(self.0.raw(), skb, size)
         }
     }
 
@@ -954,11 +975,15 @@ impl<'a> Tcp<'a> {
     /// The last one.
     #[inline]
     pub(crate) fn receive_tail(&mut self) -> Option<Received<'_>> {
-        // SAFETY: As above.
+        // SAFETY: As above. The last of an empty queue is its head, in whose place an skb has the
+        // same links, and never null.
         unsafe {
             let queue = addr_of!((*self.0.raw()).sk_receive_queue);
-            let skb = NonNull::new(bindings::skb_peek_tail(queue))?;
-            Some(Received::new(self.0, skb))
+            let skb = (*queue).__bindgen_anon_1.__bindgen_anon_1.prev;
+            if core::ptr::addr_eq(skb, queue) {
+                return None;
+            }
+            Some(Received::new(self.0, NonNull::new_unchecked(skb)))
         }
     }
 
@@ -1044,33 +1069,13 @@ impl<'a> Tcp<'a> {
         unsafe { bindings::tcp_friends_rcv(self.0.raw(), skb.into_raw()) };
     }
 
-    /// After data was queued: wakes who waits for it, as [`Tcp::data_ready`].
-    #[inline(always)]
-    pub(crate) fn data_queued(&mut self) {
-        let sk = self.0.raw();
-        // SAFETY: By the type invariants the socket is locked, as the callback wants, which sockets
-        // always have. With a low-water mark of one byte tcp_data_ready() would call it, too.
-        unsafe {
-            match addr_of!((*sk).sk_data_ready).read_volatile() {
-                Some(ready)
-                    if (*sk).sk_rcvlowat == 1
-                        && !bindings::sock_flag(sk, bindings::sock_flags_SOCK_DEAD) =>
-                {
-                    ready(sk);
-                }
-                _ => self.data_ready(),
-            }
-        }
-    }
-
-    /// Wakes who waits for data, if there is enough of it (`SO_RCVLOWAT`).
-    pub(crate) fn data_ready(&mut self) {
-        // SAFETY: By the type invariants the socket is locked, as the callback wants.
-        unsafe {
-            if !bindings::sock_flag(self.0.raw(), bindings::sock_flags_SOCK_DEAD) {
-                bindings::tcp_data_ready(self.0.raw());
-            }
-        }
+    /// After data was queued: wakes who waits for it, if there is enough of it
+    /// (`SO_RCVLOWAT`).
+    #[inline]
+    pub(crate) fn data_ready(&mut self, _rcu: Rcu<'_>) {
+        // SAFETY: By the type invariants the socket is locked, as the callback wants; `_rcu` is the
+        // critical section that it is called in.
+        unsafe { bindings::tcp_friends_data_ready(self.0.raw()) };
     }
 
     /// Wakes who waits for room to send, if there is enough of it.
