@@ -44,8 +44,7 @@ use crate::{
         Moved,
         Stop, //
     },
-    stats::Counter,
-    window,
+    stats, window,
 };
 
 /// From so many bytes on a write is large. Below, most fill up an skb that is there
@@ -170,10 +169,6 @@ fn send_batch<const N: usize>(
         from.give_back(rest);
         relieve();
     }
-    if moved.bytes != 0 {
-        member.namespace().count(Counter::Bytes, moved.bytes.into());
-        member.namespace().count(Counter::Skbs, moved.skbs.into());
-    }
     Ok(moved.bytes as usize)
 }
 
@@ -199,15 +194,19 @@ fn commit<const N: usize>(
 
     if !member.still_paired(sock)
         || !member.peer_still_paired()
-        || !fence::sender_is_clear(&s, rcu)
+        || !fence::sender_is_clear(&s, member.namespace(), rcu)
         || member.question().is_due(member.namespace())
     {
         return nothing;
     }
-    match &mut held {
+    let moved = match &mut held {
         Held::Free(peer) => to_queue(&mut s, peer, batch, member),
         Held::Busy(peer) => to_backlog(&mut s, peer, batch, member),
+    };
+    if moved.bytes != 0 {
+        stats::moved(sock, member, &moved);
     }
+    moved
 }
 
 /// The peer is the caller's.

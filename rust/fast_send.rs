@@ -50,8 +50,7 @@ use crate::{
         Stop,
         MEASURED, //
     },
-    stats::Counter,
-    window,
+    stats, window,
 };
 
 /// The last skb of the receiver's queue is filled up if it has room for all that
@@ -101,7 +100,7 @@ pub(crate) fn send(
 
     if !member.still_paired(sock)
         || !member.peer_still_paired()
-        || !fence::is_clear(&s, &p, rcu)
+        || !fence::is_clear(&s, &p, member.namespace(), rcu)
         || member.question().is_due(member.namespace())
         || !growth::has_room(&mut p, &member)
     {
@@ -120,16 +119,13 @@ pub(crate) fn send(
     if (moved.bytes as usize) < want {
         moved = deliver_more(from.reborrow(), want, seq, mss, p.reborrow(), moved);
     }
+    stats::moved(sock, &member, &moved);
     written_and_moved(&mut s, &moved);
     window::follow(&mut s, &mut p);
     drop(guard);
     p.data_ready(rcu);
     drop(peer_guard);
 
-    member.namespace().count(Counter::Bytes, moved.bytes.into());
-    if moved.skbs != 0 {
-        member.namespace().count(Counter::Skbs, moved.skbs.into());
-    }
     Ok(moved.bytes as usize)
 }
 

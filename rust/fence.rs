@@ -14,6 +14,7 @@ use crate::{
         Tcp, //
     },
     hold::may_not_go_alone,
+    namespace::Namespace,
     seq::before,
     stats::Wire,
 };
@@ -37,7 +38,7 @@ const fn unless(fence: bool, why: Wire) -> Fence {
 ///
 /// Establishes the sender's half of invariant 2, for as long as the caller has it.
 #[inline(always)]
-pub(crate) fn sender(s: &Tcp<'_>, rcu: Rcu<'_>) -> Fence {
+pub(crate) fn sender(s: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) -> Fence {
     // So the retransmit queue is empty.
     unless(
         s.packets_out() != 0 || s.snd_una() != s.snd_nxt(),
@@ -46,19 +47,23 @@ pub(crate) fn sender(s: &Tcp<'_>, rcu: Rcu<'_>) -> Fence {
     unless(s.snd_up() != s.snd_una(), Wire::Urgent)?;
     // The wire has the clock for it.
     unless(s.sock().max_pacing_rate() != usize::MAX, Wire::Paced)?;
-    watchers(s.sock(), rcu)
+    watchers(s.sock(), namespace, rcu)
 }
 
 /// Whether nobody watches or governs what `sock` sends on the wire. They come and
 /// go as they like, whoever has the socket.
 #[inline(always)]
-pub(crate) fn watchers(sock: &Sock, rcu: Rcu<'_>) -> Fence {
+pub(crate) fn watchers(sock: &Sock, namespace: &Namespace, rcu: Rcu<'_>) -> Fence {
     let net = sock.net();
     let lo = net.loopback(rcu).ok_or(Wire::Traffic)?;
 
     unless(lo.taps() != 0, Wire::Capture)?;
     unless(lo.governors() != 0, Wire::Traffic)?;
     unless(net.tracks_connections(rcu), Wire::Conntrack)?;
+    unless(
+        namespace.is_strict() && net.has_local_hooks() != 0,
+        Wire::Netfilter,
+    )?;
     unless(sock.cgroup_judges_sent(), Wire::Cgroup)
 }
 
@@ -75,6 +80,15 @@ fn any_receiver(sock: &Sock) -> Fence {
     unless(sock.has_filter(), Wire::Filter)?;
     unless(sock.cgroup_judges_received(), Wire::Cgroup)?;
     unless(sock.wants_receive_timestamps(), Wire::Timestamp)
+}
+
+/// Whether what `sock` writes next to `peer` would be moved, as far as can be seen
+/// without a lock.
+pub(crate) fn seen(sock: &Sock, peer: &Sock, namespace: &Namespace, rcu: Rcu<'_>) -> Fence {
+    watchers(sock, namespace, rcu)?;
+    any_receiver(peer)?;
+    unless(sock.max_pacing_rate() != usize::MAX, Wire::Paced)?;
+    unless(sock.peek_snd_una() != sock.peek_snd_nxt(), Wire::InFlight)
 }
 
 /// Whether the receiver takes what the sender has next. The caller has both to
@@ -103,13 +117,13 @@ pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>) -> Fence {
 ///
 /// Establishes invariant 2.
 #[inline(always)]
-pub(crate) fn is_clear(s: &Tcp<'_>, p: &Tcp<'_>, rcu: Rcu<'_>) -> bool {
-    receiver_is_clear(s, p) && sender_is_clear(s, rcu)
+pub(crate) fn is_clear(s: &Tcp<'_>, p: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) -> bool {
+    receiver_is_clear(s, p) && sender_is_clear(s, namespace, rcu)
 }
 
 /// The sender's half of [`is_clear`].
 #[inline(always)]
-pub(crate) fn sender_is_clear(s: &Tcp<'_>, rcu: Rcu<'_>) -> bool {
+pub(crate) fn sender_is_clear(s: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) -> bool {
     let sender = s.sock();
     let net = sender.net();
     let una = s.snd_una();
@@ -127,6 +141,7 @@ pub(crate) fn sender_is_clear(s: &Tcp<'_>, rcu: Rcu<'_>) -> bool {
             .loopback(rcu)
             .is_some_and(|lo| lo.taps() == 0 && lo.governors() == 0)
         && !net.tracks_connections(rcu)
+        && (!namespace.is_strict() || net.has_local_hooks() == 0)
         && !sender.cgroup_judges_sent()
 }
 

@@ -43,7 +43,7 @@
 //! - [`revalidate`]: now and then the wire is asked whether it still lets us.
 //! - [`hold`]: what cork and Nagle keep back.
 //! - [`window`], [`seq`]: the arithmetic.
-//! - [`namespace`], [`stats`]: the switch and the counters.
+//! - [`namespace`], [`stats`], [`listing`]: the switch, the counters, the connections.
 //! - [`abstractions`]: the kernel, behind safe interfaces; the lock order.
 
 use kernel::prelude::*;
@@ -55,6 +55,7 @@ mod fast_send;
 mod fence;
 mod growth;
 mod hold;
+mod listing;
 mod moving;
 mod namespace;
 mod pairing;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A namespace's switches (`net.ipv4.tcp_friends`,
-//! `net.ipv4.tcp_friends_revalidate_ms`) and counters (`/proc/net/tcp_friends`).
+//! `net.ipv4.tcp_friends_revalidate_ms`) and counters (`/proc/net/tcp_friends_stat`).
 
 use kernel::{
     prelude::*,
@@ -36,6 +36,9 @@ use crate::{
 /// How often the wire is asked unless the administrator says otherwise, in ms.
 const REVALIDATE_MS: u32 = 1000;
 
+/// Of the switch: strict mode.
+const STRICT: i8 = 2;
+
 /// At least one, unless there are none.
 fn jiffies(ms: u32) -> u32 {
     // TRUNCATE: The sysctl is bounded.
@@ -62,7 +65,8 @@ impl Namespace {
         })
     }
 
-    /// The sysctl's byte: 1 when new connections may become friends.
+    /// The sysctl's byte: 1 when new connections may become friends, 2 if also no hook of
+    /// netfilter must be passed by.
     pub(crate) fn switch(&self) -> &Atomic<i8> {
         &self.switch
     }
@@ -89,16 +93,16 @@ impl Namespace {
         self.switch.load(Relaxed) != 0
     }
 
+    /// Whether nothing that netfilter could see is moved past it.
+    #[inline]
+    pub(crate) fn is_strict(&self) -> bool {
+        self.switch.load(Relaxed) == STRICT
+    }
+
     /// Adds to a counter. In any context.
     #[inline]
     pub(crate) fn count(&self, counter: Counter, val: u64) {
         self.counters.add(counter.index(), val);
-    }
-
-    /// Counts a fall to the wire.
-    #[inline]
-    pub(crate) fn count_wire(&self, why: Wire) {
-        self.count(Counter::Wire(why), 1);
     }
 
     /// The sysctl was written. May sleep.
@@ -152,7 +156,7 @@ impl Namespace {
         total.saturating_sub(self.sum(Counter::Parted))
     }
 
-    /// `/proc/net/tcp_friends`: a name and a number a line.
+    /// `/proc/net/tcp_friends_stat`: a name and a number a line.
     pub(crate) fn show(&self, seq: &SeqFile) {
         seq_print!(seq, "pairs {}\n", self.pairs());
         seq_print!(seq, "pairs_total {}\n", self.pairs_total());

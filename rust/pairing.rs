@@ -23,6 +23,7 @@ use crate::{
         find_other_end,
         for_each_namespace,
         relieve,
+        trace,
         Arrival,
         Member,
         Pair,
@@ -84,7 +85,9 @@ pub(crate) fn established(sock: &Sock, arrival: Arrival, rcu: Rcu<'_>) {
     }
     relieve();
     namespace.count(Counter::Paired, 1);
-    if !Pair::form(sock, other, namespace, rcu) {
+    if Pair::form(sock, other, namespace, rcu) {
+        trace::pair(sock);
+    } else {
         namespace.count(Counter::Unformed, 1);
     }
 }
@@ -112,5 +115,6 @@ pub(crate) fn stop() {
 pub(crate) fn part(member: &Member<'_>) {
     if member.dissolve() {
         member.namespace().count(Counter::Parted, 1);
+        trace::unpair(member.peer());
     }
 }

@@ -35,6 +35,7 @@ use crate::{
     namespace::Namespace,
     revalidate::Ask,
     stats::{
+        self,
         Counter,
         Wire, //
     },
@@ -116,7 +117,7 @@ fn pull(
     };
     let mut s = spinlocked.tcp();
 
-    match fence::sender(&s, member.rcu()).and_then(|()| fence::receiver(&s, &p)) {
+    match fence::sender(&s, namespace, member.rcu()).and_then(|()| fence::receiver(&s, &p)) {
         Ok(()) => (),
         // What the friend moved last is still in our backlog, and must be queued first. When we let
         // go it is, and then there is something to read, so we shall be asked again.
@@ -154,8 +155,7 @@ fn pull(
 
     if moved.skbs != 0 {
         namespace.count(Counter::Pulled, 1);
-        namespace.count(Counter::Bytes, moved.bytes.into());
-        namespace.count(Counter::Skbs, moved.skbs.into());
+        stats::moved(s.sock(), &member.turned(), &moved);
         // Others may wait for this socket besides the task that reads it now.
         p.data_ready(member.rcu());
     }
@@ -165,7 +165,7 @@ fn pull(
             window::shut(&mut s, &mut p);
         }
         Stop::Wire(why) => {
-            namespace.count_wire(why);
+            stats::fell(s.sock(), member, why);
             window::renew(&mut s, &mut p);
         }
         Stop::Empty | Stop::Held => window::follow(&mut s, &mut p),

@@ -1,8 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is counted, per namespace and CPU.
+//! What is counted: per namespace and CPU, and per pair.
 
-/// Why something took the wire. Each is a counter of `/proc/net/tcp_friends`.
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+};
+
+use crate::{
+    abstractions::{
+        trace,
+        Member,
+        Sock, //
+    },
+    moving::Moved, //
+};
+
+/// Why something took the wire. Each is a counter of `/proc/net/tcp_friends_stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum Wire {
@@ -35,6 +52,8 @@ pub(crate) enum Wire {
     Cgroup,
     /// Connection tracking is on: it would lose sight of a stream that goes past it.
     Conntrack,
+    /// Netfilter has hooks, and the administrator wants it to see all (strict mode).
+    Netfilter,
     /// The wire is asked now and then whether the connection is still allowed.
     Revalidate,
     /// The peer's socket has a filter.
@@ -48,28 +67,39 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
+    /// How many reasons there are.
+    pub(crate) const COUNT: usize = Wire::Memory as usize + 1;
+
     /// All reasons, in the order of their counters.
-    pub(crate) const ALL: [(Wire, &'static str); 19] = [
-        (Wire::InFlight, "in_flight"),
-        (Wire::Urgent, "urgent"),
-        (Wire::Fin, "fin"),
-        (Wire::Probe, "probe"),
-        (Wire::Ack, "ack"),
-        (Wire::PeerState, "peer_state"),
-        (Wire::Sequence, "sequence"),
-        (Wire::Parted, "parted"),
-        (Wire::Contended, "contended"),
-        (Wire::Paced, "paced"),
-        (Wire::Capture, "capture"),
-        (Wire::Traffic, "traffic_control"),
-        (Wire::Cgroup, "cgroup"),
-        (Wire::Conntrack, "conntrack"),
-        (Wire::Revalidate, "revalidate"),
-        (Wire::Filter, "filter"),
-        (Wire::Timestamp, "timestamp"),
-        (Wire::Shape, "shape"),
-        (Wire::Memory, "memory"),
+    pub(crate) const ALL: [(Wire, &'static CStr); Self::COUNT] = [
+        (Wire::InFlight, c"in_flight"),
+        (Wire::Urgent, c"urgent"),
+        (Wire::Fin, c"fin"),
+        (Wire::Probe, c"probe"),
+        (Wire::Ack, c"ack"),
+        (Wire::PeerState, c"peer_state"),
+        (Wire::Sequence, c"sequence"),
+        (Wire::Parted, c"parted"),
+        (Wire::Contended, c"contended"),
+        (Wire::Paced, c"paced"),
+        (Wire::Capture, c"capture"),
+        (Wire::Traffic, c"traffic_control"),
+        (Wire::Cgroup, c"cgroup"),
+        (Wire::Conntrack, c"conntrack"),
+        (Wire::Netfilter, c"netfilter"),
+        (Wire::Revalidate, c"revalidate"),
+        (Wire::Filter, c"filter"),
+        (Wire::Timestamp, c"timestamp"),
+        (Wire::Shape, c"shape"),
+        (Wire::Memory, c"memory"),
     ];
+}
+
+impl Wire {
+    /// Its name in `/proc` and in tracepoints.
+    pub(crate) fn name(self) -> &'static CStr {
+        Self::ALL.get(self as usize).map_or(c"", |(_, name)| name)
+    }
 }
 
 /// A counter.
@@ -99,7 +129,7 @@ impl Counter {
     const FIXED: usize = 8;
 
     /// How many counters there are.
-    pub(crate) const COUNT: usize = Self::FIXED + Wire::ALL.len();
+    pub(crate) const COUNT: usize = Self::FIXED + Wire::COUNT;
 
     /// Its place.
     pub(crate) const fn index(self) -> usize {
@@ -117,6 +147,87 @@ impl Counter {
     }
 }
 
+/// What one end of a pair has moved to the other.
+///
+/// Written by who has that end to itself, read by anybody.
+pub(crate) struct Sent {
+    bytes: Atomic<u64>,
+    skbs: Atomic<u64>,
+}
+
+impl Sent {
+    const fn none() -> Self {
+        Self {
+            bytes: Atomic::new(0),
+            skbs: Atomic::new(0),
+        }
+    }
+
+    /// Bytes of payload.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Skbs.
+    pub(crate) fn skbs(&self) -> u64 {
+        self.skbs.load(Relaxed)
+    }
+}
+
+/// What one pair has done.
+pub(crate) struct Tally {
+    /// By the number of the side.
+    sent: [Sent; 2],
+    /// How often either end took the wire, by reason.
+    wire: [Atomic<u32>; Wire::COUNT],
+}
+
+impl Tally {
+    /// Nothing yet.
+    pub(crate) const fn new() -> Self {
+        Self {
+            sent: [const { Sent::none() }; 2],
+            wire: [const { Atomic::new(0) }; Wire::COUNT],
+        }
+    }
+
+    /// What that side has moved.
+    pub(crate) fn sent(&self, side: usize) -> &Sent {
+        &self.sent[side & 1]
+    }
+
+    /// How often either end took the wire for that reason.
+    pub(crate) fn wire(&self, why: Wire) -> u32 {
+        self.wire[why as usize].load(Relaxed)
+    }
+}
+
+/// Something of `sock`, whose view `member` is, was moved. The caller has the socket
+/// to itself.
+#[inline(always)]
+pub(crate) fn moved(sock: &Sock, member: &Member<'_>, moved: &Moved) {
+    let namespace = member.namespace();
+    let sent = member.sent();
+    let bytes = u64::from(moved.bytes);
+
+    sent.bytes.store(sent.bytes().wrapping_add(bytes), Relaxed);
+    namespace.count(Counter::Bytes, bytes);
+    if moved.skbs != 0 {
+        let skbs = u64::from(moved.skbs);
+
+        sent.skbs.store(sent.skbs().wrapping_add(skbs), Relaxed);
+        namespace.count(Counter::Skbs, skbs);
+    }
+    trace::moved(sock, moved.bytes, moved.skbs);
+}
+
+/// What `sock`, of that pair, has to transmit takes the wire. Any context.
+pub(crate) fn fell(sock: &Sock, member: &Member<'_>, why: Wire) {
+    member.namespace().count(Counter::Wire(why), 1);
+    member.tally().wire[why as usize].fetch_add(1, Relaxed);
+    trace::wire(sock, why.name());
+}
+
 #[kernel::macros::kunit_tests(tcp_friends_stats)]
 mod tests {
     use super::*;
@@ -126,6 +237,8 @@ mod tests {
         for (i, (why, _)) in Wire::ALL.iter().enumerate() {
             assert_eq!(*why as usize, i);
         }
+        assert_eq!(Wire::InFlight.name(), c"in_flight");
+        assert_eq!(Wire::Memory.name(), c"memory");
     }
 
     #[test]

@@ -46,6 +46,7 @@ use crate::{
     namespace::Namespace,
     revalidate::Ask,
     stats::{
+        self,
         Counter,
         Wire, //
     },
@@ -92,7 +93,7 @@ pub(crate) fn xmit(
         Stop::Wire(why) => {
             // The wire may find the window too small: the reader shall tell of a larger one.
             member.waiting().store(true, Relaxed);
-            namespace.count_wire(why);
+            stats::fell(sock, &member, why);
             Xmit::Wire
         }
     }
@@ -111,7 +112,7 @@ fn go(
         Caller::Task(own) => {
             owned = own;
             let mut s = owned.tcp();
-            fence::sender(&s, member.rcu())?;
+            fence::sender(&s, namespace, member.rcu())?;
             if s.owes_ack() {
                 if let Some(head) = s.send_head() {
                     if !fence::is_data_and_fin(&head) {
@@ -131,7 +132,7 @@ fn go(
         Caller::Softirq(own) => {
             spinlocked = own;
             let s = spinlocked.tcp();
-            fence::sender(&s, member.rcu())?;
+            fence::sender(&s, namespace, member.rcu())?;
             if s.owes_ack() {
                 // An ACK sent here would be overtaken by what is moved, and be out of the window.
                 return Err(Wire::Ack);
@@ -143,8 +144,7 @@ fn go(
     let moved = locked(&mut s, guard, member, mss, nonagle, namespace)?;
     settle(&mut s, &moved);
     if moved.skbs != 0 {
-        namespace.count(Counter::Bytes, moved.bytes.into());
-        namespace.count(Counter::Skbs, moved.skbs.into());
+        stats::moved(s.sock(), member, &moved);
     }
     Ok(moved.stop)
 }

@@ -82,7 +82,7 @@ friends_ko()
 
 friends_loaded()
 {
-	[ -e /proc/net/tcp_friends ]
+	[ -e /proc/net/tcp_friends_stat ]
 }
 
 # Skips the test that calls it: need_friends || return
@@ -116,7 +116,7 @@ friends_stat()
 {
 	ip netns exec "$1" awk -v name="$2" '
 		$1 == name { value = $2 }
-		END { print value + 0 }' /proc/net/tcp_friends 2>/dev/null ||
+		END { print value + 0 }' /proc/net/tcp_friends_stat 2>/dev/null ||
 		echo 0
 }
 
@@ -239,7 +239,7 @@ friends_tell()
 
 	[ -n "${FRIENDS_COUNTERS:-}" ] && friends_loaded || return 0
 	for ns in "${NS_LIST[@]}"; do
-		ip netns exec "$ns" cat /proc/net/tcp_friends \
+		ip netns exec "$ns" cat /proc/net/tcp_friends_stat \
 			>>"$FRIENDS_COUNTERS" 2>/dev/null
 	done
 }

@@ -20,7 +20,7 @@
 
 #include "stream.h"
 
-#define FRIENDS_PROC	"/proc/thread-self/net/tcp_friends"
+#define FRIENDS_PROC	"/proc/thread-self/net/tcp_friends_stat"
 #define FRIENDS_SYSCTL	"/proc/sys/net/ipv4/tcp_friends"
 
 static inline bool slow(void)

@@ -378,7 +378,7 @@ TEST_F(sysctl, takes_0_and_1)
 TEST_F(sysctl, rejects_the_rest)
 {
 	static const char *const bad[] = {
-		"2", "-1", "x", "10", "256", "4294967296", "4294967297", "0x",
+		"3", "-1", "x", "10", "256", "4294967296", "4294967297", "0x",
 	};
 	unsigned int i;
 

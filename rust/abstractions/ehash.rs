@@ -110,49 +110,75 @@ impl V6 {
     }
 }
 
-/// Calls `f` for each full socket of the namespace in the table, with the
-/// bucket's lock held and bottom halves off. `f` must not take a socket's lock.
+/// Calls `f` for each full socket of the namespace in the table, as [`in_bucket`].
 ///
 /// Sockets that come or go meanwhile may be missed.
 pub(crate) fn for_each_established(net: &Net, mut f: impl FnMut(&Sock, Rcu<'_>)) {
+    let mut next = 0;
+
+    while let Some(bucket) = filled_bucket(net, next) {
+        in_bucket(net, bucket, &mut f);
+        next = bucket.saturating_add(1);
+    }
+}
+
+/// The table that a namespace's sockets are in.
+fn table(net: &Net) -> *mut bindings::inet_hashinfo {
     // SAFETY: A namespace has a table for as long as it lives.
-    let hashinfo = unsafe { (*net.raw()).ipv4.tcp_death_row.hashinfo };
-    // SAFETY: As above; its size never changes.
+    unsafe { (*net.raw()).ipv4.tcp_death_row.hashinfo }
+}
+
+/// The first bucket from `from` on that has something in it, of any namespace, or
+/// `None` if there is none up to the last. May sleep.
+pub(crate) fn filled_bucket(net: &Net, from: u32) -> Option<u32> {
+    let hashinfo = table(net);
+    // SAFETY: The table is valid; its size never changes.
     let mask = unsafe { (*hashinfo).ehash_mask };
 
-    for slot in 0..=mask {
-        // SAFETY: `slot` is within the table.
-        let first = unsafe { addr_of!((*(*hashinfo).ehash.add(slot as usize)).chain.first) };
-        // SAFETY: A word that may change under us: a bucket that looks empty is passed over.
-        if is_nulls(unsafe { first.read_volatile() }) {
-            continue;
+    (from..=mask).find(|&bucket| {
+        if bucket % 1024 == 0 {
+            // SAFETY: The caller may sleep.
+            unsafe { bindings::cond_resched() };
         }
-        // SAFETY: The lock of that bucket; it is taken with bottom halves off everywhere.
-        unsafe {
-            let lock = bindings::inet_ehash_lockp(hashinfo, slot);
+        // SAFETY: The bucket is one of the table's. A word that may change under us.
+        !is_nulls(unsafe {
+            addr_of!((*(*hashinfo).ehash.add(bucket as usize)).chain.first).read_volatile()
+        })
+    })
+}
 
-            bindings::rcu_read_lock();
-            bindings::local_bh_disable();
-            bindings::spin_lock(lock);
-            let mut node = first.read_volatile();
-            while !is_nulls(node) {
-                // The node is the socket's `skc_nulls_node`.
-                let sk = node
-                    .byte_sub(core::mem::offset_of!(
-                        bindings::sock,
-                        __sk_common.__bindgen_anon_6
-                    ))
-                    .cast::<bindings::sock>();
+/// Calls `f` for each full socket of the namespace in that bucket, with the bucket's
+/// lock held and bottom halves off. `f` must not take a socket's lock.
+pub(crate) fn in_bucket(net: &Net, bucket: u32, mut f: impl FnMut(&Sock, Rcu<'_>)) {
+    let hashinfo = table(net);
+    // SAFETY: The table is valid, and its lock is taken with bottom halves off everywhere. The
+    // number is cut to the table's size, so it is a bucket's.
+    unsafe {
+        let bucket = bucket & (*hashinfo).ehash_mask;
+        let first = addr_of!((*(*hashinfo).ehash.add(bucket as usize)).chain.first);
+        let lock = bindings::inet_ehash_lockp(hashinfo, bucket);
 
-                if bindings::sk_fullsock(sk) && core::ptr::eq(bindings::sock_net(sk), net.raw()) {
-                    f(Sock::from_raw(sk), Rcu::new());
-                }
-                node = addr_of!((*node).next).read_volatile();
+        bindings::rcu_read_lock();
+        bindings::local_bh_disable();
+        bindings::spin_lock(lock);
+        let mut node = first.read_volatile();
+        while !is_nulls(node) {
+            // The node is the socket's `skc_nulls_node`.
+            let sk = node
+                .byte_sub(core::mem::offset_of!(
+                    bindings::sock,
+                    __sk_common.__bindgen_anon_6
+                ))
+                .cast::<bindings::sock>();
+
+            if bindings::sk_fullsock(sk) && core::ptr::eq(bindings::sock_net(sk), net.raw()) {
+                f(Sock::from_raw(sk), Rcu::new());
             }
-            bindings::spin_unlock(lock);
-            bindings::local_bh_enable();
-            bindings::rcu_read_unlock();
+            node = addr_of!((*node).next).read_volatile();
         }
+        bindings::spin_unlock(lock);
+        bindings::local_bh_enable();
+        bindings::rcu_read_unlock();
     }
 }
 

@@ -60,7 +60,11 @@ use super::sock::{
 };
 use crate::{
     namespace::Namespace,
-    revalidate::Question, //
+    revalidate::Question,
+    stats::{
+        Sent,
+        Tally, //
+    },
 };
 
 /// Which of the two ends.
@@ -91,6 +95,8 @@ pub(crate) struct Pair {
     grown: [Atomic<u32>; 2],
     /// For each side: whether the wire still lets it.
     questions: [Question; 2],
+    /// What both have done.
+    tally: Tally,
     /// The namespace's state, which outlives every critical section in which
     /// the pair can be found.
     namespace: NonNull<Namespace>,
@@ -151,6 +157,7 @@ impl Pair {
                 waiting: [Atomic::new(false), Atomic::new(false)],
                 grown,
                 questions: [Question::new(), Question::new()],
+                tally: Tally::new(),
                 namespace: NonNull::from(namespace),
                 rcu: Opaque::uninit(),
             },
@@ -322,6 +329,36 @@ impl<'a> Member<'a> {
     /// Whether it still lets the peer.
     pub(crate) fn peer_question(&self) -> &'a Question {
         &self.pair.questions[self.theirs()]
+    }
+
+    /// What both have done.
+    pub(crate) fn tally(&self) -> &'a Tally {
+        &self.pair.tally
+    }
+
+    /// What we have moved.
+    #[inline(always)]
+    pub(crate) fn sent(&self) -> &'a Sent {
+        self.pair.tally.sent(self.ours())
+    }
+
+    /// What the peer has moved.
+    pub(crate) fn peer_sent(&self) -> &'a Sent {
+        self.pair.tally.sent(self.theirs())
+    }
+
+    /// The same pair, as the peer sees it.
+    pub(crate) fn turned(&self) -> Self {
+        // INVARIANT: The peer's field holds it while it has us for a friend.
+        Self {
+            pair: self.pair,
+            tagged: self.tagged.map_addr(|addr| addr ^ Side::MASK),
+        }
+    }
+
+    /// Whether ours is the end that formed the pair: true of one of the two.
+    pub(crate) fn is_first(&self) -> bool {
+        self.ours() == Side::A as usize
     }
 
     /// Ends the friendship; both go on over the wire.

@@ -29,9 +29,11 @@ mod friend;
 mod hooks;
 mod namespace;
 mod percpu;
+mod proc;
 mod skb;
 mod sock;
 mod spent;
+pub(crate) mod trace;
 
 pub(crate) use ehash::{
     find_other_end,

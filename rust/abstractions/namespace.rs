@@ -26,7 +26,10 @@ use kernel::{
     types::Opaque,
 };
 
-use super::sock::Rcu;
+use super::{
+    proc,
+    sock::Rcu, //
+};
 use crate::namespace::Namespace;
 
 /// A network namespace (`struct net`).
@@ -42,9 +45,12 @@ static ID: Atomic<u32> = Atomic::new(0);
 
 const NAME: &CStr = c"tcp_friends";
 
+/// The file with the counters.
+const STAT: &CStr = c"tcp_friends_stat";
+
 /// Bounds of the sysctls.
 static OFF: u32 = 0;
-static ON: u32 = 1;
+static STRICT: u32 = 2;
 static DAY_MS: u32 = 24 * 60 * 60 * 1000;
 
 impl Net {
@@ -102,6 +108,30 @@ impl Net {
 
             v4.addr() | v6.addr() != 0 && (has_tracker(v4) || has_tracker(v6))
         }
+    }
+
+    /// Zero if netfilter has no hook where packets of this host leave and arrive.
+    #[cfg(CONFIG_NETFILTER)]
+    #[inline(never)]
+    pub(crate) fn has_local_hooks(&self) -> usize {
+        const OUT: usize = bindings::nf_inet_hooks_NF_INET_LOCAL_OUT as usize;
+        const IN: usize = bindings::nf_inet_hooks_NF_INET_LOCAL_IN as usize;
+
+        // SAFETY: The namespace is valid; only whether there are hooks is of interest.
+        unsafe {
+            let nf = addr_of!((*self.raw()).nf);
+
+            [OUT, IN].iter().fold(0, |sum, &hook| {
+                sum | addr_of!((*nf).hooks_ipv4[hook]).read_volatile().addr()
+                    | addr_of!((*nf).hooks_ipv6[hook]).read_volatile().addr()
+            })
+        }
+    }
+
+    /// Zero: there is no netfilter.
+    #[cfg(not(CONFIG_NETFILTER))]
+    pub(crate) fn has_local_hooks(&self) -> usize {
+        0
     }
 
     /// Whether connection tracking is on: there is none.
@@ -250,7 +280,7 @@ impl Slot {
                         mode: 0o644,
                         proc_handler: Some(Self::switch),
                         extra1: addr_of!(OFF).cast_mut().cast(),
-                        extra2: addr_of!(ON).cast_mut().cast(),
+                        extra2: addr_of!(STRICT).cast_mut().cast(),
                         ..Default::default()
                     },
                     revalidate: bindings::ctl_table {
@@ -279,18 +309,19 @@ impl Slot {
                 addr_of!((*slot).tables).cast(),
                 Tables::COUNT,
             );
-            bindings::proc_create_net_single(
-                NAME.as_char_ptr(),
+            let stat = bindings::proc_create_net_single(
+                STAT.as_char_ptr(),
                 0o444,
                 (*net).proc_net,
                 Some(Self::show),
                 core::ptr::null_mut(),
-            )
+            );
+            [!stat.is_null(), proc::create(NAME, net)]
         };
         // SAFETY: As above.
-        if unsafe { (*slot).header.is_null() } || proc.is_null() {
+        if unsafe { (*slot).header.is_null() } || proc != [true; 2] {
             // SAFETY: What was made is taken back.
-            unsafe { Self::destroy(net, !proc.is_null()) };
+            unsafe { Self::destroy(net, proc) };
             return Err(ENOMEM);
         }
         Ok(())
@@ -299,14 +330,16 @@ impl Slot {
     /// # Safety
     ///
     /// `net` is a namespace whose pointer was set by `create`.
-    unsafe fn destroy(net: *mut bindings::net, proc: bool) {
-        // SAFETY: By the function's safety requirements; both unregistering calls wait for who is
+    unsafe fn destroy(net: *mut bindings::net, proc: [bool; 2]) {
+        // SAFETY: By the function's safety requirements; the unregistering calls wait for who is
         // inside the handlers.
         unsafe {
             let slot = Self::pointer(net).read_volatile();
 
-            if proc {
-                bindings::remove_proc_entry(NAME.as_char_ptr(), (*net).proc_net);
+            for (there, name) in proc.into_iter().zip([STAT, NAME]) {
+                if there {
+                    bindings::remove_proc_entry(name.as_char_ptr(), (*net).proc_net);
+                }
             }
             if !(*slot).header.is_null() {
                 bindings::unregister_net_sysctl_table((*slot).header);
@@ -322,7 +355,7 @@ impl Slot {
     /// As `pernet_operations.exit`.
     unsafe extern "C" fn exit(net: *mut bindings::net) {
         // SAFETY: `init` succeeded for this namespace.
-        unsafe { Self::destroy(net, true) };
+        unsafe { Self::destroy(net, [true; 2]) };
     }
 
     /// # Safety

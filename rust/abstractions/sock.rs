@@ -7,6 +7,7 @@
 
 use core::{
     marker::PhantomData,
+    net::SocketAddr,
     ptr::{
         addr_of,
         addr_of_mut,
@@ -141,6 +142,40 @@ impl Sock {
             bindings::TCP_CLOSE => State::Close,
             _ => State::Other,
         }
+    }
+
+    /// Its own address and port.
+    pub(crate) fn local(&self) -> SocketAddr {
+        let sk = self.raw();
+        // SAFETY: `self` is a valid socket whose addresses do not change while it is connected;
+        // `inet_sport` is a word.
+        unsafe {
+            let common = addr_of!((*sk).__sk_common);
+            let port =
+                u16::from_be(addr_of!((*sk.cast::<bindings::inet_sock>()).inet_sport).read());
+            let v4 = (*common).__bindgen_anon_1.__bindgen_anon_1.skc_rcv_saddr;
+
+            address(common, v4, addr_of!((*common).skc_v6_rcv_saddr), port)
+        }
+    }
+
+    /// The other end's.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        let sk = self.raw();
+        // SAFETY: As above.
+        unsafe {
+            let common = addr_of!((*sk).__sk_common);
+            let port = u16::from_be((*common).__bindgen_anon_3.__bindgen_anon_1.skc_dport);
+            let v4 = (*common).__bindgen_anon_1.__bindgen_anon_1.skc_daddr;
+
+            address(common, v4, addr_of!((*common).skc_v6_daddr), port)
+        }
+    }
+
+    /// The number of its inode; 0 if it has none.
+    pub(crate) fn inode(&self) -> u64 {
+        // SAFETY: `self` is a valid socket; an aligned word.
+        unsafe { addr_of!((*self.raw()).sk_ino).read_volatile() }
     }
 
     /// The socket's network namespace.
@@ -460,6 +495,29 @@ impl Sock {
             addr_of_mut!((*self.raw()).sk_backlog_rcv)
                 .write_volatile(Some(bindings::tcp_friends_backlog_rcv))
         };
+    }
+}
+
+/// One of the two addresses of a socket, whichever family it is of.
+///
+/// # Safety
+///
+/// `common` is a valid socket's, `v6` one of its addresses.
+unsafe fn address(
+    common: *const bindings::sock_common,
+    v4: u32,
+    v6: *const bindings::in6_addr,
+    port: u16,
+) -> SocketAddr {
+    // SAFETY: By the function's safety requirements; all members of the union are bytes.
+    unsafe {
+        if u32::from((*common).skc_family) == bindings::AF_INET6 {
+            let octets = (*v6).in6_u.u6_addr8;
+
+            SocketAddr::from((octets, port))
+        } else {
+            SocketAddr::from((v4.to_ne_bytes(), port))
+        }
     }
 }
 

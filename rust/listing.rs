@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `/proc/net/tcp_friends` shows of a connection.
+//!
+//! No lock of a socket is taken: what is shown is what was seen at one moment, a word
+//! at a time. Relies on no invariant.
+
+use kernel::{
+    fmt,
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print, //
+};
+
+use crate::{
+    abstractions::{
+        Member,
+        Rcu,
+        Sock, //
+    },
+    fence,
+    stats::Wire,
+};
+
+/// The first line.
+pub(crate) fn head(seq: &SeqFile) {
+    seq_print!(
+        seq,
+        "local remote inode peer_inode path peer_path bytes peer_bytes skbs peer_skbs falls\n"
+    );
+}
+
+/// The pair of `sock`, if it has a friend: once, though both ends are asked.
+pub(crate) fn line(seq: &SeqFile, sock: &Sock, rcu: Rcu<'_>) {
+    let Some(member) = Member::of(sock, rcu) else {
+        return;
+    };
+    if !member.is_first() {
+        return;
+    }
+    let (peer, namespace) = (member.peer(), member.namespace());
+    let (sent, peer_sent) = (member.sent(), member.peer_sent());
+
+    seq_print!(
+        seq,
+        "{} {} {} {} {} {} {} {} {} {} ",
+        Address(sock.local()),
+        Address(sock.remote()),
+        sock.inode(),
+        peer.inode(),
+        Path(fence::seen(sock, peer, namespace, rcu)),
+        Path(fence::seen(peer, sock, namespace, rcu)),
+        sent.bytes(),
+        peer_sent.bytes(),
+        sent.skbs(),
+        peer_sent.skbs(),
+    );
+    let mut before = "";
+    for (why, name) in Wire::ALL {
+        let count = member.tally().wire(why);
+
+        if count != 0 {
+            seq_print!(seq, "{}{}={}", before, name, count);
+            before = ",";
+        }
+    }
+    seq_print!(seq, "{}\n", if before.is_empty() { "-" } else { "" });
+}
+
+/// An address and a port, as programs write them.
+struct Address(core::net::SocketAddr);
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        core::fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Which way it would go.
+struct Path(Result<(), Wire>);
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Ok(()) => f.write_str("friends"),
+            Err(why) => {
+                f.write_str("wire:")?;
+                fmt::Display::fmt(why.name(), f)
+            }
+        }
+    }
+}
