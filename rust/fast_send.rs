@@ -77,7 +77,7 @@ pub(crate) fn send(
         return Ok(0);
     };
     let peer = member.peer();
-    if member.waiting().load(Relaxed) || member.owes_room() {
+    if !member.nobody_waits() && (member.waiting().load(Relaxed) || member.owes_room()) {
         return Ok(0);
     }
     if from.len() >= LARGE {

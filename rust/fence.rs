@@ -54,6 +54,9 @@ pub(crate) fn sender(s: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) -> Fence 
 /// go as they like, whoever has the socket.
 #[inline(always)]
 pub(crate) fn watchers(sock: &Sock, namespace: &Namespace, rcu: Rcu<'_>) -> Fence {
+    if cfg!(tcp_friends_without = "watchers") {
+        return Ok(());
+    }
     let net = sock.net();
     let lo = net.loopback(rcu).ok_or(Wire::Traffic)?;
 
@@ -125,7 +128,6 @@ pub(crate) fn is_clear(s: &Tcp<'_>, p: &Tcp<'_>, namespace: &Namespace, rcu: Rcu
 #[inline(always)]
 pub(crate) fn sender_is_clear(s: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) -> bool {
     let sender = s.sock();
-    let net = sender.net();
     let una = s.snd_una();
 
     // A few at a time, or there are not enough registers.
@@ -137,12 +139,19 @@ pub(crate) fn sender_is_clear(s: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) 
 
     numbers == 0
         && (!sender.max_pacing_rate() | sender.odd_writer() | s.write_queue()) == 0
-        && net
-            .loopback(rcu)
-            .is_some_and(|lo| lo.taps() == 0 && lo.governors() == 0)
+        && (cfg!(tcp_friends_without = "watchers") || is_unwatched(sender, namespace, rcu))
+}
+
+/// What [`watchers`] asks, for [`is_clear`].
+#[inline(always)]
+fn is_unwatched(sock: &Sock, namespace: &Namespace, rcu: Rcu<'_>) -> bool {
+    let net = sock.net();
+
+    net.loopback(rcu)
+        .is_some_and(|lo| lo.taps() == 0 && lo.governors() == 0)
         && !net.tracks_connections(rcu)
         && (!namespace.is_strict() || net.has_local_hooks() == 0)
-        && !sender.cgroup_judges_sent()
+        && !sock.cgroup_judges_sent()
 }
 
 /// The receiver's half of [`is_clear`].

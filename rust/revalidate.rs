@@ -35,6 +35,8 @@ use crate::{
 pub(crate) struct Question {
     /// When the wire was asked last and has carried something, in jiffies.
     answered: Atomic<u32>,
+    /// No question is due before [`LOOK_EVERY`] has passed since, in jiffies.
+    looked: Atomic<u32>,
     /// When it was asked after that.
     asked: Atomic<u32>,
     /// `snd_nxt` then.
@@ -61,6 +63,7 @@ impl Question {
     pub(crate) fn new() -> Self {
         Self {
             answered: Atomic::new(tcp_jiffies32()),
+            looked: Atomic::new(tcp_jiffies32().wrapping_sub(LOOK_EVERY)),
             asked: Atomic::new(0),
             nxt: Atomic::new(0),
             open: Atomic::new(false),
@@ -68,13 +71,37 @@ impl Question {
     }
 
     /// Whether it is time to ask, or the answer is still out.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_due(&self, namespace: &Namespace) -> bool {
-        passed(
-            tcp_jiffies32(),
-            self.answered.load(Relaxed),
-            namespace.revalidate(),
-        )
+        !cfg!(tcp_friends_without = "questions")
+            && passed(
+                tcp_jiffies32().wrapping_sub(self.looked.load(Relaxed)),
+                LOOK_EVERY,
+            )
+            && self.has_come(namespace)
+    }
+
+    /// The same, asked only when it may be so: the administrator may have set another
+    /// interval meanwhile.
+    #[cold]
+    #[inline(never)]
+    fn has_come(&self, namespace: &Namespace) -> bool {
+        let now = tcp_jiffies32();
+        let interval = namespace.revalidate();
+        let since = now.wrapping_sub(self.answered.load(Relaxed));
+
+        if passed(since, interval) {
+            return true;
+        }
+        let left = if interval == 0 {
+            LOOK_EVERY
+        } else {
+            interval.wrapping_sub(since).min(LOOK_EVERY)
+        };
+        // So that it has passed when what is left has.
+        self.looked
+            .store(now.wrapping_add(left).wrapping_sub(LOOK_EVERY), Relaxed);
+        false
     }
 
     /// What the question, which is due, wants of the sender.
@@ -113,9 +140,12 @@ impl Question {
     }
 }
 
-/// Whether `interval` has passed since `last`; 0 never does.
-const fn passed(now: u32, last: u32, interval: u32) -> bool {
-    interval != 0 && now.wrapping_sub(last) >= interval
+/// In jiffies: so long after the interval was changed, everybody knows.
+const LOOK_EVERY: u32 = kernel::bindings::HZ / 4;
+
+/// Whether `interval` has passed where `since` has; 0 never does.
+const fn passed(since: u32, interval: u32) -> bool {
+    interval != 0 && since >= interval
 }
 
 /// Whether the wire would transmit something at once. What does not fit a window
@@ -149,18 +179,12 @@ mod tests {
 
     #[test]
     fn an_interval_passes() {
-        assert!(!passed(1249, 1000, 250));
-        assert!(passed(1250, 1000, 250));
-    }
-
-    #[test]
-    fn jiffies_wrap() {
-        assert!(!passed(9, u32::MAX - 9, 20));
-        assert!(passed(10, u32::MAX - 9, 20));
+        assert!(!passed(249, 250));
+        assert!(passed(250, 250));
     }
 
     #[test]
     fn none_never_passes() {
-        assert!(!passed(5000, 1000, 0));
+        assert!(!passed(4000, 0));
     }
 }

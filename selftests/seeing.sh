@@ -238,8 +238,50 @@ strict()
 	xfer_end "$XFER_PID" "$XFER_OUT"
 }
 
+# The administrator's program says what the files say.
+program()
+{
+	local friends=$friends_dir/../tools/friends out pid
+
+	begin 3 || return
+	if [ ! -x "$friends" ] || ! command -v python3 >/dev/null; then
+		retmsg="tools/friends or python3 is not here"
+		RET=$ksft_skip
+		return
+	fi
+	out=$(ip netns exec "$ns" "$friends" status)
+	check_err $? "status: $out"
+	grep -qi "on" <<<"$out" && grep -qw 3 <<<"$out"
+	check_err $? "status tells: $out"
+	out=$(ip netns exec "$ns" "$friends" list --port "$XFER_PORT")
+	check_err $? "list: $out"
+	[ "$(grep -c friends_xfer <<<"$out")" -ge 3 ]
+	check_err $? "list does not name the programs: $out"
+	out=$("$friends" list --json --of "$XFER_PID" |
+		python3 -c 'import json, sys; print(len(json.load(sys.stdin)))')
+	[ "$out" = 3 ]
+	check_err $? "list --json --of has $out connections, not 3"
+	out=$(ip netns exec "$ns" "$friends" top -d 1 -n 1)
+	check_err $? "top: $out"
+	grep -q "127.0.0.1:" <<<"$out"
+	check_err $? "top shows: $out"
+
+	[ -e "$TRACING/events" ] || mount -t tracefs nodev "$TRACING"
+	"$friends" watch --json >"$TMP/watched" 2>&1 &
+	pid=$!
+	within 5000 eval "ls -d $TRACING/instances/tcp_friends-$pid >/dev/null 2>&1"
+	check_err $? "watch has no instance of tracefs: $(head -n 3 "$TMP/watched")"
+	xfer_end "$XFER_PID" "$XFER_OUT"
+	within 5000 grep -q unpair "$TMP/watched"
+	check_err $? "watch shows: $(head -n 3 "$TMP/watched")"
+	kill -TERM "$pid"
+	wait "$pid"
+	[ ! -e "$TRACING/instances/tcp_friends-$pid" ]
+	check_err $? "watch has left its instance of tracefs behind"
+}
+
 require_command nft
 require_command ss
 require_command tcpdump
 
-run_tests connections_ipv4 connections_ipv6 busy_list events strict
+run_tests connections_ipv4 connections_ipv6 busy_list events strict program

@@ -321,6 +321,14 @@ impl<'a> Member<'a> {
         &self.pair.grown[self.theirs()]
     }
 
+    /// Whether neither end waits for the other.
+    #[inline(always)]
+    pub(crate) fn nobody_waits(&self) -> bool {
+        let [a, b] = &self.pair.waiting;
+
+        !(a.load(Relaxed) | b.load(Relaxed))
+    }
+
     /// Whether the wire still lets us.
     pub(crate) fn question(&self) -> &'a Question {
         &self.pair.questions[self.ours()]
