@@ -36,6 +36,10 @@ use crate::{
         Xmit, //
     },
     fence, growth,
+    hold::{
+        may_go,
+        Go, //
+    },
     moving::{
         move_all,
         settle,
@@ -78,6 +82,8 @@ pub(crate) fn xmit(
     {
         // The reader has not read since, and will see that we wait.
         Stop::Full
+    } else if is_held_back(&mut caller.tcp(), mss, nonagle) {
+        Stop::Held
     } else {
         go(caller, &member, mss, nonagle, namespace).unwrap_or_else(Stop::Wire)
     };
@@ -97,6 +103,16 @@ pub(crate) fn xmit(
             Xmit::Wire
         }
     }
+}
+
+/// Whether cork holds back all that there is, so that nobody need be asked: a program
+/// that corks writes more at once. The caller has the sender to itself.
+fn is_held_back(s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> bool {
+    s.send_head().is_some_and(|head| {
+        head.is_last()
+            && fence::skb(&head).is_ok()
+            && may_go(head.len(), mss, true, nonagle) == Go::Nothing
+    })
 }
 
 /// Takes the peer's lock as the caller may, and moves.
