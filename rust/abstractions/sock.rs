@@ -449,7 +449,7 @@ impl Sock {
             }
             let all = bindings::sk_memory_allocated(sk);
             let low = bindings::sk_prot_mem_limits(sk, 0);
-            if left < 2 * PAGE && all <= low / 2 {
+            if left < 2 * PAGE && all <= low >> 1 {
                 return;
             }
             if all <= low
@@ -991,27 +991,27 @@ impl<'a> Tcp<'a> {
     /// has enough.
     #[inline(always)]
     pub(crate) fn rmem_schedule_new(&mut self, skb: &Skb) -> bool {
+        // TRUNCATE: The size of an skb.
         let size = skb.truesize() as i32;
         // SAFETY: By the type invariants `sk_forward_alloc` is ours.
         let have = unsafe { addr_of!((*self.0.raw()).sk_forward_alloc).read() };
 
-        size <= have || self.reborrow().rmem_schedule_pages(skb.raw(), size)
+        size <= have || self.reborrow().rmem_schedule_pages(skb.raw(), size, have)
     }
 
-    /// The part of it that is seldom needed.
-    #[inline(never)]
-    fn rmem_schedule_pages(self, skb: *mut bindings::sk_buff, size: i32) -> bool {
+    /// The part of it that few need, where `have` is less than `size`.
+    #[inline(always)]
+    fn rmem_schedule_pages(self, skb: *mut bindings::sk_buff, size: i32, have: i32) -> bool {
         const PAGE: u32 = bindings::PAGE_SIZE as u32;
+        // CAST: It is positive, and an skb has few pages.
+        let pages = (size.wrapping_sub(have) as u32).wrapping_add(PAGE - 1) / PAGE;
+
         // SAFETY: By the type invariants `sk_forward_alloc` is ours; others read it with
         // `READ_ONCE()`. The skb is only read.
         unsafe {
-            let account = addr_of_mut!((*self.0.raw()).sk_forward_alloc);
-            let have = account.read();
-            let missing = size.wrapping_sub(have).max(0).unsigned_abs();
-            // An skb has few pages.
-            let pages = missing.wrapping_add(PAGE - 1) / PAGE;
             if self.0.has_plain_account() && spent::take_pages(pages) {
-                account.write_volatile(have.wrapping_add(pages.wrapping_mul(PAGE) as i32));
+                addr_of_mut!((*self.0.raw()).sk_forward_alloc)
+                    .write_volatile(have.wrapping_add(pages.wrapping_mul(PAGE) as i32));
                 return true;
             }
             bindings::sk_rmem_schedule(self.0.raw(), skb, size)

@@ -263,7 +263,8 @@ fn here() -> Option<&'static Kept> {
 pub(super) fn keep_pages(pages: u32) -> bool {
     here().is_some_and(|kept| {
         let was = kept.pages.load(Relaxed);
-        let now = was.saturating_add(pages);
+        // Of an skb, so they do not wrap.
+        let now = was.wrapping_add(pages);
 
         now <= PAGES_KEPT && kept.pages.cmpxchg(was, now, Relaxed).is_ok()
     })
