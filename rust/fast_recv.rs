@@ -132,12 +132,14 @@ fn read_some(
         tell(caller, copied, rcu);
     } else if p.ack_scheduled() || window::offered(&p) <= p.rcv_mss().into() {
         p.cleanup_rbuf(copied);
+    } else if member.peer().peek_snd_wnd() == 0 {
+        tell(caller, copied, rcu);
     }
     Ok(copied)
 }
 
-/// The other end waits for room: it is helped, or hears of it. TCP itself would ask
-/// us only when little is left of the window.
+/// The other end waits for room, or knows of none: it is helped, or hears of it. TCP
+/// itself would ask us only when little is left of the window.
 #[cold]
 #[inline(never)]
 fn tell(caller: Caller<'_>, copied: usize, rcu: Rcu<'_>) {

@@ -54,10 +54,13 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
     if !member.peer_waiting().load(Relaxed) {
         // The sender looks at our memory by itself. Only a window that is all but shut is told, as
         // TCP would, lest the sender finds it shut when it goes back to the wire (invariant 3).
-        return if window::offered(&p) > p.rcv_mss().into() {
-            Read::Done
-        } else {
+        return if window::offered(&p) <= p.rcv_mss().into() {
             tell(&mut p)
+        } else {
+            if member.peer().peek_snd_wnd() == 0 {
+                catch_up(caller, &member);
+            }
+            Read::Done
         };
     }
     if !fence::has_room(sock) {
@@ -76,6 +79,43 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
             Some(guard) => pull(p, guard, &member, namespace),
             None => Read::Tcp,
         },
+    }
+}
+
+/// What a sender moved to our backlog it took off the window that it knew of, which may
+/// have been less than we offer: without an ACK it would know of none. It is told here,
+/// if nobody owns it. The caller has the reader.
+#[cold]
+#[inline(never)]
+fn catch_up(caller: Caller<'_>, member: &Member<'_>) {
+    let p = caller.tcp();
+
+    match caller {
+        Caller::Task(mut own) => agree(&p, own.lock_peer(member.peer()), member),
+        Caller::Softirq(mut own) => {
+            if let Some(guard) = own.try_lock_peer(member.peer()) {
+                agree(&p, guard, member);
+            }
+        }
+    }
+}
+
+/// The sender, whose spinlock is held and given back on return, knows the window that
+/// the reader offers.
+///
+/// Relies on invariant 2, which is looked for, and restores 3.
+fn agree(p: &Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) {
+    let Held::Free(spinlocked) = guard.held() else {
+        return;
+    };
+    let mut s = spinlocked.tcp();
+
+    if member.peer_still_paired()
+        && s.packets_out() == 0
+        && s.snd_una() == s.snd_nxt()
+        && p.rcv_nxt() == s.snd_nxt()
+    {
+        window::agree(&mut s, p);
     }
 }
 

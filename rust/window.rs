@@ -99,6 +99,12 @@ fn learn(s: &mut Tcp<'_>, wnd: u32) {
     }
 }
 
+/// Both know the window that `p` offers. The caller has both to itself, and nothing is
+/// in flight.
+pub(crate) fn agree(s: &mut Tcp<'_>, p: &Tcp<'_>) {
+    learn(s, offered(p));
+}
+
 /// After data was moved from `s` to `p`: both know the same window again, a new
 /// one if the old one is worn. The caller has both to itself.
 #[inline(always)]

@@ -20,7 +20,7 @@ TIMES=100000
 SKB_CACHES="skbuff_head_cache skbuff_fclone_cache skbuff_small_head"
 DATA_CACHES="kmalloc-1k kmalloc-2k kmalloc-4k kmalloc-8k"
 # Each of these is tiny.
-PAIR_CACHE=kmalloc-96
+PAIR_CACHE=kmalloc-256
 
 # need_faults KIND...: skips the test that calls it.
 need_faults()
@@ -106,7 +106,7 @@ moved()
 		case $1.$name in
 		friends.bytes | wire.lo:) echo "$value" ;;
 		esac
-	done <"$net/$([ "$1" = friends ] && echo tcp_friends || echo dev)"
+	done <"$net/$([ "$1" = friends ] && echo tcp_friends_stat || echo dev)"
 }
 
 # up_to VALUE SECONDS FUNCTION ARG: wait until the function's number is that.
