@@ -29,7 +29,6 @@ use crate::{
         Held,
         Member,
         Process,
-        Rcu,
         Size,
         Skb,
         Sock,
@@ -139,15 +138,14 @@ pub(crate) fn send(
     mut from: Source<'_>,
     member: Member<'_>,
     mut process: Process<'_>,
-    rcu: Rcu<'_>,
 ) -> Result<usize, Fault> {
     // What is sure to be refused is not copied first.
     if sock.seems_to_queue() {
         Ok(0)
     } else if from.len() <= Size::Large.room() {
-        send_batch::<1>(sock, &mut from, &member, &mut process, rcu)
+        send_batch::<1>(sock, &mut from, &member, &mut process)
     } else {
-        send_batch::<SKBS>(sock, &mut from, &member, &mut process, rcu)
+        send_batch::<SKBS>(sock, &mut from, &member, &mut process)
     }
 }
 
@@ -157,10 +155,9 @@ fn send_batch<const N: usize>(
     from: &mut Source<'_>,
     member: &Member<'_>,
     process: &mut Process<'_>,
-    rcu: Rcu<'_>,
 ) -> Result<usize, Fault> {
     let mut batch = Batch::<N>::fill(from)?;
-    let moved = commit(sock, &mut batch, member, process, rcu);
+    let moved = commit(sock, &mut batch, member, process);
 
     // Also those that found no room or no lock.
     let rest = batch.bytes.saturating_sub(moved.bytes as usize);
@@ -179,7 +176,6 @@ fn commit<const N: usize>(
     batch: &mut Batch<N>,
     member: &Member<'_>,
     process: &mut Process<'_>,
-    rcu: Rcu<'_>,
 ) -> Moved {
     let nothing = Moved::none(Stop::Empty);
     let mut peer_guard = process.lock(member.peer());
@@ -194,7 +190,7 @@ fn commit<const N: usize>(
 
     if !member.still_paired(sock)
         || !member.peer_still_paired()
-        || !fence::sender_is_clear(&s, member.namespace(), rcu)
+        || !fence::sender_is_clear(&s, member)
         || member.question().is_due(member.namespace())
     {
         return nothing;

@@ -81,7 +81,7 @@ pub(crate) fn send(
         return Ok(0);
     }
     if from.len() >= LARGE {
-        return bulk_send::send(sock, from, member, process, rcu);
+        return bulk_send::send(sock, from, member, process);
     }
 
     let mut peer_guard = process.lock(peer);
@@ -100,7 +100,7 @@ pub(crate) fn send(
 
     if !member.still_paired(sock)
         || !member.peer_still_paired()
-        || !fence::is_clear(&s, &p, member.namespace(), rcu)
+        || !fence::is_clear(&s, &p, &member)
         || member.question().is_due(member.namespace())
         || !growth::has_room(&mut p, &member)
     {

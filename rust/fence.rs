@@ -8,7 +8,8 @@ use crate::{
     abstractions::{
         Busy,
         Head,
-        Rcu,
+        Member,
+        Net,
         Sock,
         State,
         Tcp, //
@@ -38,7 +39,7 @@ const fn unless(fence: bool, why: Wire) -> Fence {
 ///
 /// Establishes the sender's half of invariant 2, for as long as the caller has it.
 #[inline(always)]
-pub(crate) fn sender(s: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) -> Fence {
+pub(crate) fn sender(s: &Tcp<'_>, member: &Member<'_>) -> Fence {
     // So the retransmit queue is empty.
     unless(
         s.packets_out() != 0 || s.snd_una() != s.snd_nxt(),
@@ -47,27 +48,42 @@ pub(crate) fn sender(s: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) -> Fence 
     unless(s.snd_up() != s.snd_una(), Wire::Urgent)?;
     // The wire has the clock for it.
     unless(s.sock().max_pacing_rate() != usize::MAX, Wire::Paced)?;
-    watchers(s.sock(), namespace, rcu)
+    watchers(s.sock(), member)
 }
 
-/// Whether nobody watches or governs what `sock` sends on the wire. They come and
-/// go as they like, whoever has the socket.
+/// Whether nobody watches or governs what `sock`, whose view `member` is, sends on the
+/// wire. They come and go as they like, whoever has the socket.
 #[inline(always)]
-pub(crate) fn watchers(sock: &Sock, namespace: &Namespace, rcu: Rcu<'_>) -> Fence {
+pub(crate) fn watchers(sock: &Sock, member: &Member<'_>) -> Fence {
     if cfg!(tcp_friends_without = "watchers") {
         return Ok(());
     }
-    let net = sock.net();
-    let lo = net.loopback(rcu).ok_or(Wire::Traffic)?;
+    let (net, rcu) = (sock.net(), member.rcu());
 
-    unless(lo.taps() != 0, Wire::Capture)?;
-    unless(lo.governors() != 0, Wire::Traffic)?;
-    unless(net.tracks_connections(rcu), Wire::Conntrack)?;
-    unless(
-        namespace.is_strict() && net.has_local_hooks() != 0,
-        Wire::Netfilter,
-    )?;
+    if member.crosses() {
+        unless(member.taps() != 0, Wire::Capture)?;
+        unless(member.governors() != 0, Wire::Traffic)?;
+        // Each tracker has seen the mark, and checks no windows.
+        unless(
+            is_filtered(member.peer_namespace(), member.peer().net()),
+            Wire::Netfilter,
+        )?;
+    } else {
+        let lo = net.loopback(rcu).ok_or(Wire::Traffic)?;
+
+        unless(lo.taps() != 0, Wire::Capture)?;
+        unless(lo.governors() != 0, Wire::Traffic)?;
+        unless(net.tracks_connections(rcu), Wire::Conntrack)?;
+    }
+    unless(is_filtered(member.namespace(), net), Wire::Netfilter)?;
+    unless(sock.has_ipsec(rcu), Wire::Ipsec)?;
     unless(sock.cgroup_judges_sent(), Wire::Cgroup)
+}
+
+/// Whether netfilter has hooks, where it must see all.
+#[inline(always)]
+fn is_filtered(namespace: &Namespace, net: &Net) -> bool {
+    namespace.is_strict() && net.has_local_hooks() != 0
 }
 
 /// What can be asked of a receiver in any state of its lock. What changes
@@ -85,11 +101,11 @@ fn any_receiver(sock: &Sock) -> Fence {
     unless(sock.wants_receive_timestamps(), Wire::Timestamp)
 }
 
-/// Whether what `sock` writes next to `peer` would be moved, as far as can be seen
-/// without a lock.
-pub(crate) fn seen(sock: &Sock, peer: &Sock, namespace: &Namespace, rcu: Rcu<'_>) -> Fence {
-    watchers(sock, namespace, rcu)?;
-    any_receiver(peer)?;
+/// Whether what `sock`, whose view `member` is, writes next would be moved, as far as can
+/// be seen without a lock.
+pub(crate) fn seen(sock: &Sock, member: &Member<'_>) -> Fence {
+    watchers(sock, member)?;
+    any_receiver(member.peer())?;
     unless(sock.max_pacing_rate() != usize::MAX, Wire::Paced)?;
     unless(sock.peek_snd_una() != sock.peek_snd_nxt(), Wire::InFlight)
 }
@@ -120,13 +136,13 @@ pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>) -> Fence {
 ///
 /// Establishes invariant 2.
 #[inline(always)]
-pub(crate) fn is_clear(s: &Tcp<'_>, p: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) -> bool {
-    receiver_is_clear(s, p) && sender_is_clear(s, namespace, rcu)
+pub(crate) fn is_clear(s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> bool {
+    receiver_is_clear(s, p) && sender_is_clear(s, member)
 }
 
 /// The sender's half of [`is_clear`].
 #[inline(always)]
-pub(crate) fn sender_is_clear(s: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) -> bool {
+pub(crate) fn sender_is_clear(s: &Tcp<'_>, member: &Member<'_>) -> bool {
     let sender = s.sock();
     let una = s.snd_una();
 
@@ -139,18 +155,23 @@ pub(crate) fn sender_is_clear(s: &Tcp<'_>, namespace: &Namespace, rcu: Rcu<'_>) 
 
     numbers == 0
         && (!sender.max_pacing_rate() | sender.odd_writer() | s.write_queue()) == 0
-        && (cfg!(tcp_friends_without = "watchers") || is_unwatched(sender, namespace, rcu))
+        && (cfg!(tcp_friends_without = "watchers") || is_unwatched(sender, member))
 }
 
 /// What [`watchers`] asks, for [`is_clear`].
 #[inline(always)]
-fn is_unwatched(sock: &Sock, namespace: &Namespace, rcu: Rcu<'_>) -> bool {
-    let net = sock.net();
+fn is_unwatched(sock: &Sock, member: &Member<'_>) -> bool {
+    let (net, rcu) = (sock.net(), member.rcu());
+    let way = if member.crosses() {
+        !member.is_watched() && !is_filtered(member.peer_namespace(), member.peer().net())
+    } else {
+        net.loopback(rcu)
+            .is_some_and(|lo| lo.taps() == 0 && lo.governors() == 0)
+            && !net.tracks_connections(rcu)
+    };
 
-    net.loopback(rcu)
-        .is_some_and(|lo| lo.taps() == 0 && lo.governors() == 0)
-        && !net.tracks_connections(rcu)
-        && (!namespace.is_strict() || net.has_local_hooks() == 0)
+    way && !is_filtered(member.namespace(), net)
+        && !sock.has_ipsec(rcu)
         && !sock.cgroup_judges_sent()
 }
 

@@ -32,7 +32,7 @@
 //!
 //! # Who does what
 //!
-//! - [`pairing`]: who becomes friends.
+//! - [`pairing`]: who becomes friends; [`crossing`]: and in other namespaces.
 //! - [`transmit`]: the sender moves what it has.
 //! - [`fast_send`], [`fast_recv`]: the plain cases, without the write queue and
 //!   without owning a socket; [`bulk_send`]: large writes, copied without a lock.
@@ -50,6 +50,7 @@ use kernel::prelude::*;
 
 mod abstractions;
 mod bulk_send;
+mod crossing;
 mod fast_recv;
 mod fast_send;
 mod fence;
@@ -70,15 +71,21 @@ use abstractions::{
     Arrival,
     Caller,
     Destination,
+    Device,
+    DevicesRegistration,
     Fault,
     Hooks,
     HooksRegistration,
+    Mark,
     Member,
     NamespaceRegistration,
+    OffersRegistration,
+    Opening,
     Owned,
     Process,
     Rcu,
     Read,
+    Request,
     Sock,
     Source,
     SpentRegistration,
@@ -96,7 +103,10 @@ module! {
 /// The loaded module. Pairs go first, then the hooks: fields are dropped in order.
 struct Friends {
     _hooks: HooksRegistration,
+    _devices: DevicesRegistration,
     _namespaces: NamespaceRegistration,
+    // Sysctls look there.
+    _offers: OffersRegistration,
     _spent: SpentRegistration,
 }
 
@@ -109,19 +119,26 @@ impl Drop for Friends {
 impl kernel::Module for Friends {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let spent = SpentRegistration::new()?;
+        let offers = OffersRegistration::new()?;
         let namespaces = NamespaceRegistration::new()?;
-
-        Ok(Self {
+        let devices = DevicesRegistration::new()?;
+        let friends = Self {
             _hooks: HooksRegistration::new::<Self>(module)?,
+            _devices: devices,
             _namespaces: namespaces,
+            _offers: offers,
             _spent: spent,
-        })
+        };
+
+        // It may have been switched on already.
+        crossing::switched();
+        Ok(friends)
     }
 }
 
 impl Hooks for Friends {
-    fn established(sock: &Sock, arrival: Arrival, rcu: Rcu<'_>) {
-        pairing::established(sock, arrival, rcu);
+    fn established(sock: &Sock, arrival: Arrival, mark: Option<Mark>, rcu: Rcu<'_>) {
+        pairing::established(sock, arrival, mark, rcu);
     }
 
     #[inline]
@@ -175,6 +192,20 @@ impl Hooks for Friends {
     fn gone(sock: &Sock, rcu: Rcu<'_>) {
         if let Some(member) = Member::of(sock, rcu) {
             pairing::part(&member);
+        } else {
+            crossing::withdrawn(sock);
         }
+    }
+
+    fn hop(mark: Mark, device: Device<'_>) {
+        crossing::hop(mark, device);
+    }
+
+    fn syn(sock: &Sock, syn: Opening, rcu: Rcu<'_>) {
+        crossing::syn(sock, syn, rcu);
+    }
+
+    fn synack(request: &Request<'_>, again: bool, offered: Option<Mark>, synack: Opening) {
+        crossing::synack(request, again, offered, synack);
     }
 }

@@ -30,15 +30,18 @@ pub(crate) fn head(seq: &SeqFile) {
     );
 }
 
-/// The pair of `sock`, if it has a friend: once, though both ends are asked.
+/// The pair of `sock`, if it has a friend: once, though both ends are asked. An inode of
+/// another namespace is not told: it is 0.
 pub(crate) fn line(seq: &SeqFile, sock: &Sock, rcu: Rcu<'_>) {
     let Some(member) = Member::of(sock, rcu) else {
         return;
     };
-    if !member.is_first() {
+    let peer = member.peer();
+    let here = peer.net().cookie() == sock.net().cookie();
+    // One in another namespace has a line there, as seen from there.
+    if here && !member.is_first() {
         return;
     }
-    let (peer, namespace) = (member.peer(), member.namespace());
     let (sent, peer_sent) = (member.sent(), member.peer_sent());
 
     seq_print!(
@@ -47,9 +50,9 @@ pub(crate) fn line(seq: &SeqFile, sock: &Sock, rcu: Rcu<'_>) {
         Address(sock.local()),
         Address(sock.remote()),
         sock.inode(),
-        peer.inode(),
-        Path(fence::seen(sock, peer, namespace, rcu)),
-        Path(fence::seen(peer, sock, namespace, rcu)),
+        if here { peer.inode() } else { 0 },
+        Path(fence::seen(sock, &member)),
+        Path(fence::seen(peer, &member.turned())),
         sent.bytes(),
         peer_sent.bytes(),
         sent.skbs(),

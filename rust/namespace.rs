@@ -165,6 +165,8 @@ impl Namespace {
         seq_print!(seq, "full {}\n", self.sum(Counter::Full));
         seq_print!(seq, "pulled {}\n", self.sum(Counter::Pulled));
         seq_print!(seq, "nudged {}\n", self.sum(Counter::Nudged));
+        seq_print!(seq, "offered {}\n", self.sum(Counter::Offered));
+        seq_print!(seq, "crossed {}\n", self.sum(Counter::Crossed));
         for (why, name) in Wire::ALL {
             seq_print!(seq, "wire_{} {}\n", name, self.sum(Counter::Wire(why)));
         }

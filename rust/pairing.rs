@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who becomes friends.
+//! Who becomes friends: the two ends of a connection in one namespace, over the loopback
+//! device. Of others [`crossing`] knows.
 //!
 //! The end that is established last pairs the two. That is the passive one,
 //! except with Fast Open, where the child is there before the client hears of
@@ -25,12 +26,16 @@ use crate::{
         relieve,
         trace,
         Arrival,
+        Mark,
         Member,
         Pair,
+        Path,
         Rcu,
         Sock,
         State, //
     },
+    crossing,
+    namespace::Namespace,
     seq::between,
     stats::Counter,
 };
@@ -54,46 +59,82 @@ fn is_last(sock: &Sock) -> bool {
     }
 }
 
-/// A socket became established (hook; the caller has locked it).
+/// A socket became established (hook; the caller has locked it), by a segment that
+/// came as `arrival` and has that mark.
 ///
 /// It relies on no invariant: at this moment neither end has moved anything.
-pub(crate) fn established(sock: &Sock, arrival: Arrival, rcu: Rcu<'_>) {
+pub(crate) fn established(sock: &Sock, arrival: Arrival, mark: Option<Mark>, rcu: Rcu<'_>) {
+    if sock.has_offer() {
+        crossing::opened(sock, mark);
+    }
     let Some(namespace) = sock.net().state() else {
         return;
     };
-    if STOPPED.load(Relaxed)
-        || !namespace.on()
-        || arrival != Arrival::Loopback
-        || !is_last(sock)
-        || sock.has_own_rules()
-    {
+    if stopped() || !namespace.on() || !is_last(sock) || sock.has_own_rules() {
         return;
     }
-    let Some(other) = find_other_end(sock, rcu) else {
+    if crossing::accept(sock, arrival, rcu) || arrival != Arrival::Loopback {
         return;
+    }
+    if let Some(other) = find_other_end(sock, rcu) {
+        if other.has_offer() {
+            // By a SYN that has lost its mark.
+            crossing::withdrawn(&other);
+        }
+        join(sock, &other, None, rcu);
+    }
+}
+
+/// Makes a pair of `sock`, which the caller has locked, and what seems to be its other
+/// end, with that path between them unless it is the loopback device.
+///
+/// Returns whether they became friends.
+pub(crate) fn join(sock: &Sock, other: &Sock, path: Option<Path>, rcu: Rcu<'_>) -> bool {
+    let (Some(ours), Some(theirs)) = (sock.net().state(), other.net().state()) else {
+        return false;
     };
     // Connected to itself, or with an end that is not ready or has rules of its own.
     if other.is(sock)
+        || !theirs.on()
         || !matches!(other.state(), State::Established | State::SynRecv)
         || other.has_own_rules()
     {
-        return;
+        return false;
     }
     // An address can be taken twice with NAT or raw sockets in between: both streams must fit.
-    if !heard(sock, &other) || !heard(&other, sock) {
-        return;
+    if !heard(sock, other) || !heard(other, sock) {
+        return false;
     }
     relieve();
-    namespace.count(Counter::Paired, 1);
-    if Pair::form(sock, other, namespace, rcu) {
+    let crosses = path.is_some();
+    count_both(ours, theirs, Counter::Paired);
+    let formed = Pair::form(sock, other, [ours, theirs], path, rcu);
+    if formed {
+        if crosses {
+            count_both(ours, theirs, Counter::Crossed);
+        }
         trace::pair(sock);
     } else {
-        namespace.count(Counter::Unformed, 1);
+        count_both(ours, theirs, Counter::Unformed);
+    }
+    formed
+}
+
+/// A pair is counted in each namespace that it has an end in.
+fn count_both(ours: &Namespace, theirs: &Namespace, counter: Counter) {
+    ours.count(counter, 1);
+    if !core::ptr::eq(ours, theirs) {
+        theirs.count(counter, 1);
     }
 }
 
 /// The module leaves.
 static STOPPED: Atomic<bool> = Atomic::new(false);
+
+/// Whether it does.
+pub(crate) fn stopped() -> bool {
+    STOPPED.load(Relaxed)
+}
 
 /// Pairs nobody any more, and parts all who are. May sleep.
 ///
@@ -104,6 +145,7 @@ pub(crate) fn stop() {
     STOPPED.store(true, Relaxed);
     // Who has not seen that has formed its pair when this returns.
     rcu::synchronize_rcu();
+    crossing::switched();
     for_each_namespace(|net| {
         if let Some(namespace) = net.state() {
             namespace.part_all(net);
@@ -114,7 +156,7 @@ pub(crate) fn stop() {
 /// Ends the friendship. Any context; invariant 4.
 pub(crate) fn part(member: &Member<'_>) {
     if member.dissolve() {
-        member.namespace().count(Counter::Parted, 1);
+        count_both(member.namespace(), member.peer_namespace(), Counter::Parted);
         trace::unpair(member.peer());
     }
 }

@@ -32,7 +32,6 @@ use crate::{
         Place,
         Stop, //
     },
-    namespace::Namespace,
     revalidate::Ask,
     stats::{
         self,
@@ -72,11 +71,10 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
             Read::Tcp
         };
     }
-    let namespace = member.namespace();
     match caller {
-        Caller::Task(mut own) => pull(p, own.lock_peer(member.peer()), &member, namespace),
+        Caller::Task(mut own) => pull(p, own.lock_peer(member.peer()), &member),
         Caller::Softirq(mut own) => match own.try_lock_peer(member.peer()) {
-            Some(guard) => pull(p, guard, &member, namespace),
+            Some(guard) => pull(p, guard, &member),
             None => Read::Tcp,
         },
     }
@@ -140,24 +138,23 @@ fn leave(s: &mut Tcp<'_>, p: &mut Tcp<'_>) -> Read {
 /// return. The caller has the reader `p`.
 ///
 /// Relies on invariants 1 and 2, which the fences establish; keeps 3.
-fn pull(
-    mut p: Tcp<'_>,
-    mut guard: SlockGuard<'_>,
-    member: &Member<'_>,
-    namespace: &Namespace,
-) -> Read {
+fn pull(mut p: Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) -> Read {
+    // As the sender sees it.
+    let turned = member.turned();
+    let namespace = turned.namespace();
+
     if !member.peer_still_paired() {
         return Read::Tcp;
     }
     let Held::Free(spinlocked) = guard.held() else {
         // One ACK is enough: its owner works it off when it lets go, and transmits.
         member.peer_waiting().store(false, Relaxed);
-        namespace.count(Counter::Nudged, 1);
+        member.namespace().count(Counter::Nudged, 1);
         return Read::Ack;
     };
     let mut s = spinlocked.tcp();
 
-    match fence::sender(&s, namespace, member.rcu()).and_then(|()| fence::receiver(&s, &p)) {
+    match fence::sender(&s, &turned).and_then(|()| fence::receiver(&s, &p)) {
         Ok(()) => (),
         // What the friend moved last is still in our backlog, and must be queued first. When we let
         // go it is, and then there is something to read, so we shall be asked again.
@@ -194,8 +191,8 @@ fn pull(
     p = back;
 
     if moved.skbs != 0 {
-        namespace.count(Counter::Pulled, 1);
-        stats::moved(s.sock(), &member.turned(), &moved);
+        member.namespace().count(Counter::Pulled, 1);
+        stats::moved(s.sock(), &turned, &moved);
         // Others may wait for this socket besides the task that reads it now.
         p.data_ready(member.rcu());
     }
@@ -205,7 +202,7 @@ fn pull(
             window::shut(&mut s, &mut p);
         }
         Stop::Wire(why) => {
-            stats::fell(s.sock(), member, why);
+            stats::fell(s.sock(), &turned, why);
             window::renew(&mut s, &mut p);
         }
         Stop::Empty | Stop::Held => window::follow(&mut s, &mut p),

@@ -54,6 +54,8 @@ pub(crate) enum Wire {
     Conntrack,
     /// Netfilter has hooks, and the administrator wants it to see all (strict mode).
     Netfilter,
+    /// An IPsec policy has a say in the sender's route.
+    Ipsec,
     /// The wire is asked now and then whether the connection is still allowed.
     Revalidate,
     /// The peer's socket has a filter.
@@ -87,6 +89,7 @@ impl Wire {
         (Wire::Cgroup, c"cgroup"),
         (Wire::Conntrack, c"conntrack"),
         (Wire::Netfilter, c"netfilter"),
+        (Wire::Ipsec, c"ipsec"),
         (Wire::Revalidate, c"revalidate"),
         (Wire::Filter, c"filter"),
         (Wire::Timestamp, c"timestamp"),
@@ -121,12 +124,16 @@ pub(crate) enum Counter {
     Pulled,
     /// ACKs that a reader sent because its friend was busy.
     Nudged,
+    /// SYNs that were marked.
+    Offered,
+    /// Pairs formed by a mark; each is counted at both ends.
+    Crossed,
     /// Transmissions that were left to the wire.
     Wire(Wire),
 }
 
 impl Counter {
-    const FIXED: usize = 8;
+    const FIXED: usize = 10;
 
     /// How many counters there are.
     pub(crate) const COUNT: usize = Self::FIXED + Wire::COUNT;
@@ -142,6 +149,8 @@ impl Counter {
             Counter::Full => 5,
             Counter::Pulled => 6,
             Counter::Nudged => 7,
+            Counter::Offered => 8,
+            Counter::Crossed => 9,
             Counter::Wire(why) => Self::FIXED + why as usize,
         }
     }
@@ -254,6 +263,8 @@ mod tests {
             Counter::Full,
             Counter::Pulled,
             Counter::Nudged,
+            Counter::Offered,
+            Counter::Crossed,
         ];
         for (i, counter) in fixed.iter().enumerate() {
             assert_eq!(counter.index(), i);

@@ -35,7 +35,7 @@ use crate::{
         Tcp,
         Xmit, //
     },
-    fence, growth,
+    crossing, fence, growth,
     hold::{
         may_go,
         Go, //
@@ -71,6 +71,7 @@ pub(crate) fn xmit(
     rcu: Rcu<'_>,
 ) -> Xmit {
     let Some(member) = Member::of(sock, rcu) else {
+        crossing::expire(sock);
         return Xmit::Wire;
     };
     let namespace = member.namespace();
@@ -128,7 +129,7 @@ fn go(
         Caller::Task(own) => {
             owned = own;
             let mut s = owned.tcp();
-            fence::sender(&s, namespace, member.rcu())?;
+            fence::sender(&s, member)?;
             if s.owes_ack() {
                 if let Some(head) = s.send_head() {
                     if !fence::is_data_and_fin(&head) {
@@ -148,7 +149,7 @@ fn go(
         Caller::Softirq(own) => {
             spinlocked = own;
             let s = spinlocked.tcp();
-            fence::sender(&s, namespace, member.rcu())?;
+            fence::sender(&s, member)?;
             if s.owes_ack() {
                 // An ACK sent here would be overtaken by what is moved, and be out of the window.
                 return Err(Wire::Ack);

@@ -53,10 +53,14 @@ use kernel::{
     types::Opaque,
 };
 
-use super::sock::{
-    Rcu,
-    Sock,
-    State, //
+use super::{
+    crossings::Crossing,
+    device::Path,
+    sock::{
+        Rcu,
+        Sock,
+        State, //
+    },
 };
 use crate::{
     namespace::Namespace,
@@ -97,17 +101,62 @@ pub(crate) struct Pair {
     questions: [Question; 2],
     /// What both have done.
     tally: Tally,
-    /// The namespace's state, which outlives every critical section in which
-    /// the pair can be found.
-    namespace: NonNull<Namespace>,
+    /// For each side the state of its namespace, which outlives every critical section
+    /// in which the pair can be found.
+    namespaces: [NonNull<Namespace>; 2],
+    /// What lies between them, unless it is the loopback device.
+    crossing: Option<KBox<Crossing>>,
     rcu: Opaque<bindings::callback_head>,
 }
 
 // What it costs beside the data queued.
 const _: () = assert!(size_of::<Pair>() <= 512);
 
-// The side is the pointer's lowest bit.
-const _: () = assert!(align_of::<Pair>() > Side::MASK);
+// The side is the pointer's lowest bit, and the next one tells of an offer.
+const _: () = assert!(align_of::<Pair>() > Side::MASK | Slot::OFFER);
+
+/// The field `friend` of a socket that may have an offer in place of a pair.
+pub(super) struct Slot<'a>(&'a Atomic<*mut bindings::tcp_friend>);
+
+impl<'a> Slot<'a> {
+    /// The bit by which it is known.
+    const OFFER: usize = 2;
+
+    /// That of `sock`.
+    pub(super) fn of(sock: &'a Sock) -> Self {
+        Self(field(sock))
+    }
+
+    fn encode(isn: u32) -> *mut bindings::tcp_friend {
+        // TRUNCATE: Not where there are offers.
+        core::ptr::without_provenance_mut((u64::from(isn) << 32) as usize | Self::OFFER)
+    }
+
+    /// Says that the socket has an offer with that initial sequence number. Not if it has
+    /// one, or a friend; nor where a pointer has no room for the number.
+    pub(super) fn offer(&self, isn: u32) -> bool {
+        cfg!(CONFIG_64BIT)
+            && self
+                .0
+                .cmpxchg(core::ptr::null_mut(), Self::encode(isn), Full)
+                .is_ok()
+    }
+
+    /// Says so no more.
+    pub(super) fn take_back(&self, isn: u32) {
+        let _ = self
+            .0
+            .cmpxchg(Self::encode(isn), core::ptr::null_mut(), Full);
+    }
+
+    /// The initial sequence number of its offer, if it has one.
+    pub(super) fn offered(&self) -> Option<u32> {
+        let addr = self.0.load(Relaxed).addr();
+
+        // TRUNCATE: So it was made.
+        (addr & Self::OFFER != 0).then_some((addr as u64 >> 32) as u32)
+    }
+}
 
 /// The field `friend` of a socket.
 fn field(sock: &Sock) -> &Atomic<*mut bindings::tcp_friend> {
@@ -142,23 +191,37 @@ impl Pair {
     /// Returns whether they became friends: not if either has a friend already
     /// or is closed, or if there is no memory. Where somebody else has parted
     /// them since, they had become friends.
-    pub(crate) fn form(a: &Sock, b: ARef<Sock>, namespace: &Namespace, _rcu: Rcu<'_>) -> bool {
-        if a.is(&b) {
+    pub(crate) fn form(
+        a: &Sock,
+        b: &Sock,
+        namespaces: [&Namespace; 2],
+        path: Option<Path>,
+        _rcu: Rcu<'_>,
+    ) -> bool {
+        if a.is(b) {
             return false;
         }
         let grown = [
             Atomic::new(a.peek_copied_seq()),
             Atomic::new(b.peek_copied_seq()),
         ];
+        let crossing = match path {
+            Some(path) => match KBox::new(Crossing::new(path), GFP_ATOMIC | __GFP_NOWARN) {
+                Ok(crossing) => Some(crossing),
+                Err(_) => return false,
+            },
+            None => None,
+        };
         let Ok(pair) = KBox::new(
             // INVARIANT: They are two, and referenced.
             Self {
-                socks: [ARef::from(a), b],
+                socks: [a, b].map(ARef::from),
                 waiting: [Atomic::new(false), Atomic::new(false)],
                 grown,
                 questions: [Question::new(), Question::new()],
                 tally: Tally::new(),
-                namespace: NonNull::from(namespace),
+                namespaces: namespaces.map(NonNull::from),
+                crossing,
                 rcu: Opaque::uninit(),
             },
             GFP_ATOMIC | __GFP_NOWARN,
@@ -174,7 +237,14 @@ impl Pair {
         // after the critical section that `_rcu` stands for.
         let this = unsafe { &*raw };
 
+        if let Some(crossing) = &this.crossing {
+            // Before anybody can dissolve it.
+            //
+            // SAFETY: It is the pair's, and taken back here or by `dissolve`.
+            unsafe { crossing.link(raw) };
+        }
         if !this.set(Side::A) {
+            this.unlink();
             // SAFETY: Nobody else has seen it.
             drop(unsafe { KBox::from_raw(raw) });
             return false;
@@ -199,6 +269,12 @@ impl Pair {
         true
     }
 
+    fn unlink(&self) {
+        if let Some(crossing) = &self.crossing {
+            crossing.unlink();
+        }
+    }
+
     /// Ends the friendship. Both sockets go on over the wire.
     ///
     /// Returns whether this call did it.
@@ -207,6 +283,7 @@ impl Pair {
             return false;
         }
         self.clear(Side::B);
+        self.unlink();
         // SAFETY: We took the token, so nobody else hands it to RCU. It was made by
         // `KBox::into_raw()` in `form`.
         unsafe { bindings::call_rcu(self.rcu.get(), Some(Self::free)) };
@@ -241,6 +318,9 @@ impl<'a> Member<'a> {
     /// The pair of `sock`, if it has a friend.
     pub(crate) fn of(sock: &Sock, _rcu: Rcu<'a>) -> Option<Self> {
         let tagged = field(sock).load(Relaxed);
+        if tagged.addr() & Slot::OFFER != 0 {
+            return None;
+        }
         let pair = NonNull::new(tagged.map_addr(|addr| addr & !Side::MASK).cast::<Pair>())?;
         // INVARIANT: The field of `sock` held it.
         Some(Self {
@@ -250,6 +330,15 @@ impl<'a> Member<'a> {
             pair: unsafe { pair.as_ref() },
             tagged,
         })
+    }
+
+    /// The view of the end that formed the pair.
+    pub(super) fn first(pair: &'a Pair, _rcu: Rcu<'a>) -> Self {
+        // INVARIANT: So it is.
+        Self {
+            pair,
+            tagged: pair.tagged(Side::A),
+        }
     }
 
     #[inline(always)]
@@ -268,10 +357,50 @@ impl<'a> Member<'a> {
         unsafe { Rcu::new() }
     }
 
-    /// The state of the namespace that both are in.
+    /// The state of our namespace.
     pub(crate) fn namespace(&self) -> &'a Namespace {
-        // SAFETY: The namespace's state is freed a grace period after its last pair was dissolved.
-        unsafe { self.pair.namespace.as_ref() }
+        // SAFETY: A namespace's state is freed a grace period after its last pair was dissolved.
+        unsafe { self.pair.namespaces[self.ours()].as_ref() }
+    }
+
+    /// The state of the peer's namespace.
+    pub(crate) fn peer_namespace(&self) -> &'a Namespace {
+        self.turned().namespace()
+    }
+
+    /// Whether something else than the loopback device lies between the ends.
+    #[inline(always)]
+    pub(crate) fn crosses(&self) -> bool {
+        self.pair.crossing.is_some()
+    }
+
+    /// What `f` says of the path of one that crosses.
+    #[inline(always)]
+    fn way<R: Default>(&self, f: impl FnOnce(&Path, Rcu<'a>) -> R) -> R {
+        self.pair
+            .crossing
+            .as_ref()
+            .map_or(R::default(), |crossing| f(crossing.path(), self.rcu()))
+    }
+
+    /// Zero if nobody captures packets on the way of one that crosses.
+    pub(crate) fn taps(&self) -> usize {
+        // SAFETY: A path is forgotten when its pair is dissolved; we are in a critical section in
+        // which it was found.
+        self.way(|path, rcu| unsafe { path.taps(rcu) })
+    }
+
+    /// Zero if nobody governs what goes there.
+    pub(crate) fn governors(&self) -> usize {
+        // SAFETY: As above.
+        self.way(|path, rcu| unsafe { path.governors(rcu) })
+    }
+
+    /// Whether either is not zero.
+    #[inline(never)]
+    pub(crate) fn is_watched(&self) -> bool {
+        // SAFETY: As above.
+        self.way(|path, rcu| unsafe { path.is_watched(rcu) })
     }
 
     /// The other end.

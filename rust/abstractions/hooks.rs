@@ -6,7 +6,10 @@
 
 use core::{
     marker::PhantomData,
-    ptr::addr_of, //
+    ptr::{
+        addr_of,
+        NonNull, //
+    },
 };
 
 use kernel::{
@@ -16,6 +19,12 @@ use kernel::{
 };
 
 use super::{
+    device::Device,
+    mark::{
+        Mark,
+        Opening,
+        Request, //
+    },
     skb::{
         Arrival,
         Destination,
@@ -91,9 +100,9 @@ pub(crate) enum Read {
 /// The module's side of the hooks. All run in an RCU read-side critical section
 /// and must not sleep.
 pub(crate) trait Hooks {
-    /// `sock` became established; the segment that did it came as `arrival`.
-    /// The caller has locked the socket.
-    fn established(sock: &Sock, arrival: Arrival, rcu: Rcu<'_>);
+    /// `sock` became established; the segment that did it came as `arrival`, with that
+    /// mark. The caller has locked the socket.
+    fn established(sock: &Sock, arrival: Arrival, mark: Option<Mark>, rcu: Rcu<'_>);
 
     /// Transmit from the write queue of `caller`, which has a friend.
     ///
@@ -144,6 +153,21 @@ pub(crate) trait Hooks {
 
     /// `sock`, locked by the caller, is no longer fit for a friend.
     fn gone(sock: &Sock, rcu: Rcu<'_>);
+
+    /// A segment with that mark comes in or leaves by a device.
+    fn hop(mark: Mark, device: Device<'_>);
+
+    /// `sock`, which the caller owns, sends its SYN.
+    fn syn(sock: &Sock, syn: Opening, rcu: Rcu<'_>);
+
+    /// A SYN is answered, the mark of which is `offered`; or it is answered `again`.
+    fn synack(request: &Request<'_>, again: bool, offered: Option<Mark>, synack: Opening);
+}
+
+/// Whether the hooks for marks are to be called. May sleep.
+pub(crate) fn tell_crosses(on: bool) {
+    // SAFETY: In process context, as whoever may sleep is.
+    unsafe { bindings::tcp_friends_cross(on) };
 }
 
 fn answer(done: Result<usize, Fault>) -> c_int {
@@ -165,7 +189,8 @@ impl<T: Hooks> Adapter<T> {
         // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
         // SAFETY: The C side passes null or the segment that was received.
-        T::established(sock, unsafe { Arrival::of(skb) }, rcu);
+        let (arrival, mark) = unsafe { (Arrival::of(skb), Mark::of(skb)) };
+        T::established(sock, arrival, mark, rcu);
     }
 
     /// # Safety
@@ -247,6 +272,47 @@ impl<T: Hooks> Adapter<T> {
         T::gone(sock, rcu);
     }
 
+    /// # Safety
+    ///
+    /// As `tcp_friends_ops.hop`.
+    unsafe extern "C" fn hop(
+        mark: *const bindings::tcp_friends_mark,
+        dev: *mut bindings::net_device,
+    ) {
+        // SAFETY: The C side passes the mark of a segment, and holds RCU.
+        let (mark, rcu) = unsafe { (Mark::from_raw(mark), Rcu::new()) };
+
+        if let (Some(mark), Some(dev)) = (mark, NonNull::new(dev)) {
+            // SAFETY: The device passes segments, so it is freed a grace period from now or later.
+            T::hop(mark, unsafe { Device::new(dev, rcu) });
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As `tcp_friends_ops.syn`.
+    unsafe extern "C" fn syn(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) {
+        // SAFETY: The C side passes a full TCP socket that it owns, and holds RCU.
+        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
+        // SAFETY: And its SYN, before it is sent.
+        T::syn(sock, unsafe { Opening::new(skb) }, rcu);
+    }
+
+    /// # Safety
+    ///
+    /// As `tcp_friends_ops.synack`.
+    unsafe extern "C" fn synack(
+        req: *mut bindings::request_sock,
+        syn: *const bindings::sk_buff,
+        skb: *mut bindings::sk_buff,
+    ) {
+        // SAFETY: The C side passes a request of TCP, null or its SYN, and the answer before it is
+        // sent.
+        let (request, offered, synack) =
+            unsafe { (Request::from_raw(req), Mark::of(syn), Opening::new(skb)) };
+        T::synack(&request, syn.is_null(), offered, synack);
+    }
+
     const OPS: bindings::tcp_friends_ops = bindings::tcp_friends_ops {
         owner: core::ptr::null_mut(),
         established: Some(Self::established),
@@ -255,6 +321,9 @@ impl<T: Hooks> Adapter<T> {
         send: Some(Self::send),
         recv: Some(Self::recv),
         gone: Some(Self::gone),
+        hop: Some(Self::hop),
+        syn: Some(Self::syn),
+        synack: Some(Self::synack),
     };
 }
 

@@ -20,14 +20,21 @@
 //! and may wait for one; [`Spinlocked`] may only try. Nobody takes ownership of
 //! a socket here.
 //!
+//! Innermost are the locks of [`offers`] and, inside them, of the list of pairs that cross:
+//! with one of them held no other is taken.
+//!
 //! `net_rwsem` is held, for reading, by [`for_each_namespace`] alone, as the module
 //! leaves: outermost, in process context, with the locks of the table of established
 //! sockets inside it.
 
+mod crossings;
+mod device;
 mod ehash;
 mod friend;
 mod hooks;
+mod mark;
 mod namespace;
+pub(crate) mod offers;
 mod percpu;
 mod proc;
 mod skb;
@@ -35,6 +42,13 @@ mod sock;
 mod spent;
 pub(crate) mod trace;
 
+pub(crate) use crossings::for_each_crossing;
+pub(crate) use device::{
+    Device,
+    Gone,
+    Path,
+    Registration as DevicesRegistration, //
+};
 pub(crate) use ehash::{
     find_other_end,
     for_each_established, //
@@ -44,17 +58,25 @@ pub(crate) use friend::{
     Pair, //
 };
 pub(crate) use hooks::{
+    tell_crosses,
     Caller,
     Hooks,
     Read,
     Registration as HooksRegistration,
     Xmit, //
 };
+pub(crate) use mark::{
+    End,
+    Mark,
+    Opening,
+    Request, //
+};
 pub(crate) use namespace::{
     for_each_namespace,
     Net,
     Registration as NamespaceRegistration, //
 };
+pub(crate) use offers::Registration as OffersRegistration;
 pub(crate) use percpu::PerCpuCounters;
 pub(crate) use skb::{
     Arrival,

@@ -27,10 +27,14 @@ use kernel::{
 };
 
 use super::{
+    device::Device,
     proc,
     sock::Rcu, //
 };
-use crate::namespace::Namespace;
+use crate::{
+    crossing,
+    namespace::Namespace, //
+};
 
 /// A network namespace (`struct net`).
 ///
@@ -50,6 +54,7 @@ const STAT: &CStr = c"tcp_friends_stat";
 
 /// Bounds of the sysctls.
 static OFF: u32 = 0;
+static ON: u32 = 1;
 static STRICT: u32 = 2;
 static DAY_MS: u32 = 24 * 60 * 60 * 1000;
 
@@ -85,12 +90,23 @@ impl Net {
 
     /// Its loopback device: it has one while there are sockets.
     #[inline(always)]
-    pub(crate) fn loopback<'a>(&'a self, _rcu: Rcu<'a>) -> Option<Loopback<'a>> {
+    pub(crate) fn loopback<'a>(&'a self, rcu: Rcu<'a>) -> Option<Device<'a>> {
         // SAFETY: The namespace is valid.
         let lo = unsafe { addr_of!((*self.raw()).loopback_dev).read_volatile() };
 
-        // INVARIANT: It is null or valid, and freed a grace period after it is gone.
-        Some(Loopback(self, NonNull::new(lo)?))
+        // SAFETY: It is null or valid, and freed a grace period after it is gone.
+        Some(unsafe { Device::new(NonNull::new(lo)?, rcu) })
+    }
+
+    /// A number that no other namespace ever has.
+    pub(crate) fn cookie(&self) -> u64 {
+        // SAFETY: The namespace is valid; set when it was made.
+        unsafe { (*self.raw()).net_cookie }
+    }
+
+    /// Whether it is the one that the host began with.
+    fn is_init(&self) -> bool {
+        core::ptr::eq(self.raw(), core::ptr::addr_of_mut!(bindings::init_net))
     }
 
     /// Whether connection tracking is on, for either kind of address.
@@ -142,47 +158,6 @@ impl Net {
     }
 }
 
-/// The loopback device of a namespace, and who has a say in what passes it.
-///
-/// # Invariants
-///
-/// The device is valid for `'a`, an RCU read-side critical section.
-#[derive(Clone, Copy)]
-pub(crate) struct Loopback<'a>(&'a Net, NonNull<bindings::net_device>);
-
-impl Loopback<'_> {
-    /// Zero if nobody captures packets here, or on all devices.
-    #[inline(always)]
-    pub(crate) fn taps(&self) -> usize {
-        let (net, lo) = (self.0.raw(), self.1.as_ptr());
-        // SAFETY: The namespace is valid, and by the type invariants the device. Whether a list is
-        // empty is told by one pointer, read volatile.
-        unsafe {
-            list_entries(addr_of!((*net).ptype_all))
-                | list_entries(addr_of!((*net).ptype_specific))
-                | list_entries(addr_of!((*lo).ptype_all))
-                | list_entries(addr_of!((*lo).ptype_specific))
-        }
-    }
-
-    /// Zero if no queueing discipline, classifier or XDP program has a say, and the
-    /// device is up.
-    #[inline(always)]
-    pub(crate) fn governors(&self) -> usize {
-        let lo = self.1.as_ptr();
-        // SAFETY: By the type invariants the device is valid; of the programs only whether there
-        // are any is of interest. RCU is held.
-        unsafe {
-            #[cfg(CONFIG_NET_XGRESS)]
-            let classifiers = addr_of!((*lo).tcx_egress).read_volatile().addr()
-                | addr_of!((*lo).tcx_ingress).read_volatile().addr();
-            #[cfg(not(CONFIG_NET_XGRESS))]
-            let classifiers = 0;
-            classifiers | queue(lo) | addr_of!((*lo).xdp_prog).read_volatile().addr()
-        }
-    }
-}
-
 /// Whether the connection tracker is among the hooks of packets that leave. It is
 /// told by its priority (`NF_IP_PRI_CONNTRACK`, the same for IPv6), for which
 /// another hook would be mistaken.
@@ -206,38 +181,13 @@ unsafe fn has_tracker(hooks: *const bindings::nf_hook_entries) -> bool {
     }
 }
 
-/// Zero if what leaves through a device need not queue, and the device is up.
-///
-/// # Safety
-///
-/// `dev` is a valid device, in an RCU read-side critical section.
-#[inline(always)]
-unsafe fn queue(dev: *const bindings::net_device) -> usize {
-    // SAFETY: By the function's safety requirements. A device has one transmit queue at least,
-    // which always has a discipline, that is freed a grace period after it was replaced; `enqueue`
-    // is empty where there is no queue.
-    unsafe {
-        let qdisc = addr_of!((*(*dev)._tx).qdisc).read_volatile();
-        (*qdisc).enqueue.map_or(0, |enqueue| enqueue as usize)
-    }
-}
-
-/// Zero if the list is empty.
-///
-/// # Safety
-///
-/// `head` is an initialised list head.
-#[inline(always)]
-unsafe fn list_entries(head: *const bindings::list_head) -> usize {
-    // SAFETY: By the function's safety requirements.
-    unsafe { addr_of!((*head).next).read_volatile() }.addr() ^ head.addr()
-}
-
 /// The sysctls: C wants an array.
 #[repr(C)]
 struct Tables {
     switch: bindings::ctl_table,
     revalidate: bindings::ctl_table,
+    /// Only the host's own namespace has it.
+    cross: bindings::ctl_table,
 }
 
 impl Tables {
@@ -293,6 +243,16 @@ impl Slot {
                         extra2: addr_of!(DAY_MS).cast_mut().cast(),
                         ..Default::default()
                     },
+                    cross: bindings::ctl_table {
+                        procname: c"tcp_friends_cross".as_char_ptr(),
+                        data: crossing::switch().as_ptr().cast(),
+                        maxlen: 1,
+                        mode: 0o644,
+                        proc_handler: Some(Self::cross),
+                        extra1: addr_of!(OFF).cast_mut().cast(),
+                        extra2: addr_of!(ON).cast_mut().cast(),
+                        ..Default::default()
+                    },
                 },
                 header: core::ptr::null_mut(),
             },
@@ -307,7 +267,7 @@ impl Slot {
                 net,
                 c"net/ipv4".as_char_ptr(),
                 addr_of!((*slot).tables).cast(),
-                Tables::COUNT,
+                Tables::COUNT - usize::from(!Net::from_raw(net).is_init()),
             );
             let stat = bindings::proc_create_net_single(
                 STAT.as_char_ptr(),
@@ -404,6 +364,24 @@ impl Slot {
             let slot =
                 unsafe { &*kernel::container_of!(table.cast_mut(), Slot, tables.revalidate) };
             slot.state.revalidate_set();
+        }
+        ret
+    }
+
+    /// # Safety
+    ///
+    /// As `ctl_table.proc_handler`.
+    unsafe extern "C" fn cross(
+        table: *const bindings::ctl_table,
+        dir: c_int,
+        buffer: *mut c_void,
+        lenp: *mut usize,
+        ppos: *mut bindings::loff_t,
+    ) -> c_int {
+        // SAFETY: The C side's arguments are passed on; the table's data is one byte.
+        let ret = unsafe { bindings::proc_dou8vec_minmax(table, dir, buffer, lenp, ppos) };
+        if ret == 0 && dir != 0 {
+            crossing::switched();
         }
         ret
     }

@@ -28,6 +28,7 @@ use kernel::{
 };
 
 use super::{
+    friend::Slot,
     namespace::Net,
     skb::{
         Head,
@@ -117,6 +118,15 @@ impl Sock {
     pub(super) unsafe fn from_counted(ptr: NonNull<bindings::sock>) -> ARef<Self> {
         // SAFETY: By the function's safety requirements.
         unsafe { ARef::from_raw(ptr.cast()) }
+    }
+
+    /// A reference of its own, unless the last one was put.
+    pub(super) fn get_unless_gone(&self) -> Option<ARef<Self>> {
+        // SAFETY: `self` is a valid socket; if there was a reference there is one more, which is
+        // ours to give.
+        unsafe {
+            bindings::sock_hold_not_zero(self.raw()).then(|| ARef::from_raw(NonNull::from(self)))
+        }
     }
 
     /// The C socket.
@@ -211,6 +221,47 @@ impl Sock {
             bindings::tcp_sock::syn_data_raw(self.tp()) != 0
                 || bindings::tcp_sock::syn_fastopen_raw(self.tp()) != 0
         }
+    }
+
+    /// Whether its route leads to the loopback device, and through no IPsec policy.
+    /// The caller owns the socket.
+    pub(crate) fn leads_to_loopback(&self, _rcu: Rcu<'_>) -> bool {
+        self.route(|dst| {
+            // SAFETY: A cached route is valid under RCU, and has a device.
+            unsafe {
+                (*(*dst).__bindgen_anon_1.dev).flags & bindings::net_device_flags_IFF_LOOPBACK != 0
+            }
+        })
+    }
+
+    /// Whether IPsec has a say in its route, as far as the wire has found out (`xfrm`).
+    #[inline(always)]
+    pub(crate) fn has_ipsec(&self, _rcu: Rcu<'_>) -> bool {
+        #[cfg(CONFIG_XFRM)]
+        return self.route(|dst| {
+            // SAFETY: A cached route is valid under RCU.
+            unsafe { !addr_of!((*dst).xfrm).read_volatile().is_null() }
+        });
+        #[cfg(not(CONFIG_XFRM))]
+        false
+    }
+
+    fn route(&self, f: impl FnOnce(*const bindings::dst_entry) -> bool) -> bool {
+        // SAFETY: `self` is a valid socket.
+        let dst = unsafe { addr_of!((*self.raw()).sk_dst_cache).read_volatile() };
+
+        !dst.is_null() && f(dst)
+    }
+
+    /// Whether it has marked its SYN, and no friend yet.
+    pub(crate) fn has_offer(&self) -> bool {
+        Slot::of(self).offered().is_some()
+    }
+
+    /// The initial sequence number of one that is about to send its SYN.
+    pub(crate) fn isn(&self) -> u32 {
+        // SAFETY: `self` is a valid socket; set before it connects.
+        unsafe { addr_of!((*self.tp()).snd_una).read_volatile() }
     }
 
     /// Whether somebody else already has a say in this socket's byte stream:

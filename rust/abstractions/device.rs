@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network devices: who watches or governs what passes them, those that a
+//! connection passes, and that they go.
+//!
+//! C header: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h)
+
+use core::{
+    marker::PhantomData,
+    ptr::{
+        addr_of,
+        NonNull, //
+    },
+};
+
+use kernel::{
+    bindings,
+    error::to_result,
+    prelude::*, //
+};
+
+use super::sock::Rcu;
+
+/// A network device (`struct net_device`).
+///
+/// # Invariants
+///
+/// The device is valid for `'a`, an RCU read-side critical section.
+#[derive(Clone, Copy)]
+pub(crate) struct Device<'a>(NonNull<bindings::net_device>, PhantomData<&'a ()>);
+
+impl<'a> Device<'a> {
+    /// # Safety
+    ///
+    /// `dev` is valid, and freed no sooner than a grace period after `_rcu`'s critical
+    /// section began.
+    pub(super) unsafe fn new(dev: NonNull<bindings::net_device>, _rcu: Rcu<'a>) -> Self {
+        // INVARIANT: By the function's safety requirements.
+        Self(dev, PhantomData)
+    }
+
+    fn net(self) -> *mut bindings::net {
+        // SAFETY: By the type invariants.
+        unsafe { addr_of!((*self.0.as_ptr()).nd_net.net).read_volatile() }
+    }
+
+    /// Zero if nobody captures packets here, or on all devices of its namespace.
+    #[inline(always)]
+    pub(crate) fn taps(self) -> usize {
+        // SAFETY: A device's namespace is valid.
+        self.own_taps() | unsafe { taps_of_all(self.net()) }
+    }
+
+    /// Zero if nobody captures packets here.
+    #[inline(always)]
+    fn own_taps(self) -> usize {
+        let dev = self.0.as_ptr();
+        // SAFETY: By the type invariants the device is valid.
+        unsafe {
+            list_entries(addr_of!((*dev).ptype_all)) | list_entries(addr_of!((*dev).ptype_specific))
+        }
+    }
+
+    /// Zero if no queueing discipline, classifier or XDP program has a say, and the
+    /// device is up.
+    #[inline(always)]
+    pub(crate) fn governors(self) -> usize {
+        // SAFETY: By the type invariants the device is valid, and RCU is held.
+        self.programs() | unsafe { queue(self.0.as_ptr()) }
+    }
+
+    /// Zero if no classifier has a say, and no XDP program that runs in the stack.
+    #[inline(always)]
+    fn programs(self) -> usize {
+        let dev = self.0.as_ptr();
+        // SAFETY: By the type invariants the device is valid; of the programs only whether there
+        // are any is of interest.
+        unsafe {
+            #[cfg(CONFIG_NET_XGRESS)]
+            let classifiers = addr_of!((*dev).tcx_egress).read_volatile().addr()
+                | addr_of!((*dev).tcx_ingress).read_volatile().addr();
+            #[cfg(not(CONFIG_NET_XGRESS))]
+            let classifiers = 0;
+            classifiers | addr_of!((*dev).xdp_prog).read_volatile().addr()
+        }
+    }
+
+    /// Zero if no XDP program runs in the driver.
+    #[inline(always)]
+    fn driver_programs(self) -> usize {
+        // SAFETY: As above.
+        unsafe {
+            let states = addr_of!((*self.0.as_ptr()).xdp_state);
+
+            addr_of!((*states)[DRV].prog).read_volatile().addr()
+        }
+    }
+
+    /// Zero if nobody has put a queueing discipline where there is none by itself.
+    #[inline(always)]
+    fn queues(self) -> usize {
+        // SAFETY: By the type invariants the device is valid. It always has a discipline at its
+        // root, that is freed a grace period after it was replaced; one that an administrator has
+        // put there has a handle.
+        unsafe {
+            let root = addr_of!((*self.0.as_ptr()).qdisc).read_volatile();
+
+            (*root).handle as usize
+        }
+    }
+
+    /// Zero if [`Device::own_taps`], [`Device::programs`] and [`Device::driver_programs`]
+    /// all are.
+    #[inline(always)]
+    fn watchers(self) -> usize {
+        self.own_taps() | self.programs() | self.driver_programs()
+    }
+}
+
+use bindings::net_device__bindgen_ty_1__bindgen_ty_1 as Flags;
+
+const DRV: usize = bindings::bpf_xdp_mode_XDP_MODE_DRV as usize;
+
+/// Zero if nobody captures packets on all devices.
+///
+/// # Safety
+///
+/// `net` is a valid namespace.
+#[inline(always)]
+unsafe fn taps_of_all(net: *const bindings::net) -> usize {
+    // SAFETY: By the function's safety requirements.
+    unsafe {
+        list_entries(addr_of!((*net).ptype_all)) | list_entries(addr_of!((*net).ptype_specific))
+    }
+}
+
+/// Zero if what leaves through a device need not queue, and the device is up.
+///
+/// # Safety
+///
+/// `dev` is a valid device, in an RCU read-side critical section.
+#[inline(always)]
+unsafe fn queue(dev: *const bindings::net_device) -> usize {
+    // SAFETY: By the function's safety requirements. A device has one transmit queue at least,
+    // which always has a discipline, that is freed a grace period after it was replaced; `enqueue`
+    // is empty where there is no queue.
+    unsafe {
+        let qdisc = addr_of!((*(*dev)._tx).qdisc).read_volatile();
+        (*qdisc).enqueue.map_or(0, |enqueue| enqueue as usize)
+    }
+}
+
+/// Zero if the list is empty. That is told by one pointer.
+///
+/// # Safety
+///
+/// `head` is an initialised list head.
+#[inline(always)]
+unsafe fn list_entries(head: *const bindings::list_head) -> usize {
+    // SAFETY: By the function's safety requirements.
+    unsafe { addr_of!((*head).next).read_volatile() }.addr() ^ head.addr()
+}
+
+/// A few different pointers.
+struct Few<T, const N: usize> {
+    all: [*mut T; N],
+    len: usize,
+}
+
+impl<T, const N: usize> Few<T, N> {
+    const fn new() -> Self {
+        Self {
+            all: [core::ptr::null_mut(); N],
+            len: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn known(&self) -> &[*mut T] {
+        self.all.get(..self.len).unwrap_or(&[])
+    }
+
+    fn has(&self, one: *mut T) -> bool {
+        self.known().contains(&one)
+    }
+
+    /// Returns whether it has `one` now.
+    fn add(&mut self, one: *mut T) -> bool {
+        if self.has(one) {
+            return true;
+        }
+        let Some(slot) = self.all.get_mut(self.len) else {
+            return false;
+        };
+        *slot = one;
+        self.len = self.len.wrapping_add(1);
+        true
+    }
+}
+
+/// The devices that a connection's segments pass, either way.
+///
+/// It holds no reference to any: who keeps a path is told when a device goes
+/// ([`Registration`]), and then has to forget the path before that returns.
+///
+/// # Invariants
+///
+/// The devices and their namespaces are valid for as long as their going was not told.
+pub(crate) struct Path {
+    devices: Few<bindings::net_device, 8>,
+    /// Those below a macvlan, by which nothing leaves here.
+    below: Few<bindings::net_device, 1>,
+    nets: Few<bindings::net, 4>,
+    /// There were more, or one has gone.
+    broken: bool,
+}
+
+// SAFETY: The pointers are compared, or used as the type invariants have it, by any thread.
+unsafe impl Send for Path {}
+// SAFETY: As above.
+unsafe impl Sync for Path {}
+
+impl Path {
+    /// No device yet.
+    pub(crate) const fn new() -> Self {
+        // INVARIANT: There is none.
+        Self {
+            devices: Few::new(),
+            below: Few::new(),
+            nets: Few::new(),
+            broken: false,
+        }
+    }
+
+    /// It passes this device.
+    pub(crate) fn add(&mut self, device: Device<'_>) {
+        let dev = device.0.as_ptr();
+        // SAFETY: By the type invariants of `Device` it is valid.
+        let (state, no_queue) = unsafe {
+            (
+                addr_of!((*dev).reg_state).read_volatile(),
+                Flags::priv_flags_raw(addr_of!((*dev).__bindgen_anon_1.__bindgen_anon_1))
+                    & bindings::netdev_priv_flags_IFF_NO_QUEUE as c_ulong
+                    != 0,
+            )
+        };
+        // INVARIANT: It is registered; its going is told a grace period after it is not, and RCU is
+        // held. Until then it is in its namespace.
+        let added = state == bindings::netdev_reg_state_NETREG_REGISTERED as u8
+            && self.nets.add(device.net())
+            && if no_queue {
+                self.devices.add(dev)
+            } else {
+                self.below.add(dev)
+            };
+        self.broken |= !added;
+    }
+
+    /// Whether it passes that device.
+    pub(crate) fn passes(&self, gone: &Gone) -> bool {
+        self.devices.has(gone.0) || self.below.has(gone.0)
+    }
+
+    /// It is no good any more.
+    pub(crate) fn break_off(&mut self) {
+        self.broken = true;
+    }
+
+    /// Whether all its devices are known.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.broken && self.devices.len != 0
+    }
+
+    /// Zero if nobody captures packets on its way.
+    ///
+    /// # Safety
+    ///
+    /// The path was not forgotten before the critical section of `rcu` began.
+    #[inline(always)]
+    pub(super) unsafe fn taps(&self, rcu: Rcu<'_>) -> usize {
+        // SAFETY: By the type invariants and the function's safety requirements: whoever takes a
+        // device away has the path forgotten, and then waits for a grace period.
+        unsafe {
+            let of_all = self
+                .nets
+                .known()
+                .iter()
+                .fold(0, |sum, &net| sum | taps_of_all(net));
+
+            let of_these = each(&self.devices, rcu).fold(of_all, |sum, dev| sum | dev.own_taps());
+
+            each(&self.below, rcu).fold(of_these, |sum, dev| sum | dev.own_taps())
+        }
+    }
+
+    /// Zero if nobody governs what goes its way. Whether its devices are up, the wire finds
+    /// out when it is asked.
+    ///
+    /// # Safety
+    ///
+    /// As for `taps`.
+    #[inline(always)]
+    pub(super) unsafe fn governors(&self, rcu: Rcu<'_>) -> usize {
+        // SAFETY: As above.
+        unsafe {
+            each(&self.devices, rcu).fold(0, |sum, device| {
+                sum | device.programs() | device.driver_programs() | device.queues()
+            }) | each(&self.below, rcu).fold(0, |sum, device| {
+                sum | device.programs() | device.driver_programs()
+            })
+        }
+    }
+
+    /// Whether either is not zero.
+    ///
+    /// # Safety
+    ///
+    /// As for `taps`.
+    #[inline(always)]
+    pub(super) unsafe fn is_watched(&self, rcu: Rcu<'_>) -> bool {
+        let mut sum = 0;
+
+        // SAFETY: As above.
+        unsafe {
+            for &net in self.nets.known() {
+                sum |= taps_of_all(net);
+            }
+            for dev in each(&self.devices, rcu) {
+                sum |= dev.watchers() | dev.queues();
+            }
+            for dev in each(&self.below, rcu) {
+                sum |= dev.watchers();
+            }
+        }
+        sum != 0
+    }
+}
+
+/// # Safety
+///
+/// As for [`Path::taps`], of the path that these are of.
+#[inline(always)]
+unsafe fn each<'a, const N: usize>(
+    devices: &'a Few<bindings::net_device, N>,
+    _rcu: Rcu<'a>,
+) -> impl Iterator<Item = Device<'a>> {
+    devices.known().iter().map(|&dev| {
+        // SAFETY: By the function's safety requirements and the invariants of `Path`.
+        Device(unsafe { NonNull::new_unchecked(dev) }, PhantomData)
+    })
+}
+
+/// A device that goes, or leaves its namespace.
+pub(crate) struct Gone(*mut bindings::net_device);
+
+/// Devices that go are told for as long as this lives.
+///
+/// # Invariants
+///
+/// The boxed block is registered.
+pub(crate) struct Registration(NonNull<bindings::notifier_block>);
+
+// SAFETY: It is only dropped, which any thread may do.
+unsafe impl Send for Registration {}
+// SAFETY: Nothing can be done with a shared reference.
+unsafe impl Sync for Registration {}
+
+impl Registration {
+    /// Begins to tell. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        let block = NonNull::from(KBox::leak(KBox::new(
+            bindings::notifier_block {
+                notifier_call: Some(event),
+                ..Default::default()
+            },
+            GFP_KERNEL,
+        )?));
+        // SAFETY: The block lives until it is unregistered, in `drop`.
+        let ret = to_result(unsafe { bindings::register_netdevice_notifier(block.as_ptr()) });
+        if ret.is_err() {
+            // SAFETY: C did not keep it.
+            drop(unsafe { KBox::from_raw(block.as_ptr()) });
+        }
+        // INVARIANT: Just registered.
+        ret.map(|()| Self(block))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is registered; nobody uses it afterwards.
+        unsafe {
+            bindings::unregister_netdevice_notifier(self.0.as_ptr());
+            drop(KBox::from_raw(self.0.as_ptr()));
+        }
+    }
+}
+
+/// # Safety
+///
+/// As `notifier_block.notifier_call` of network devices.
+unsafe extern "C" fn event(
+    _: *mut bindings::notifier_block,
+    event: c_ulong,
+    info: *mut c_void,
+) -> c_int {
+    // Also told when a device goes to another namespace.
+    if event == bindings::netdev_cmd_NETDEV_UNREGISTER as c_ulong {
+        // SAFETY: That is what the C side passes.
+        let dev = unsafe { (*info.cast::<bindings::netdev_notifier_info>()).dev };
+        crate::crossing::device_gone(&Gone(dev));
+    }
+    bindings::NOTIFY_DONE as c_int
+}

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Offers: sockets that connect, and have marked their SYN.
+//!
+//! An offer stands in a table for as long as its socket may yet find a friend by it.
+//! The segments carry only a number, so what they say of a socket that has gone
+//! meanwhile finds nothing; and who removes an offer removes it from the table and
+//! nowhere else.
+//!
+//! `tcp_sock.friend` of a socket with an offer holds no pointer, but the number by which
+//! the offer is found ([`Slot`]). So the `gone` hook is called for it, and an offer is
+//! never older than its socket.
+//!
+//! # Locks
+//!
+//! Each bucket has a spinlock, taken with bottom halves off. Inside it, nothing but the
+//! list of pairs that cross ([`crossings`](super::crossings)) is locked. No lock of a
+//! socket is needed or taken: the field is changed by `cmpxchg()`, as by everybody.
+
+use core::{
+    ops::Deref,
+    pin::Pin,
+    ptr::{
+        null_mut,
+        NonNull, //
+    },
+};
+
+use kernel::{
+    bindings, new_spinlock,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Relaxed,
+            Release, //
+        },
+        SpinLock,
+    },
+};
+
+use super::{
+    crossings,
+    device::{
+        Device,
+        Path, //
+    },
+    friend::Slot,
+    mark::{
+        End,
+        Mark, //
+    },
+    sock::{
+        Rcu,
+        Sock, //
+    },
+};
+
+const BUCKETS: usize = 256;
+
+/// A socket that connects, and what its segments have met.
+struct Offer {
+    mark: Mark,
+    /// Not counted: it lives for as long as the offer.
+    sock: NonNull<Sock>,
+    /// Where its SYN has arrived, if that end wants a friend.
+    end: Option<End>,
+    path: Path,
+    next: Option<KBox<Offer>>,
+}
+
+// SAFETY: The socket is used with the bucket's lock held only, by any thread.
+unsafe impl Send for Offer {}
+
+#[derive(Default)]
+struct Chain(Option<KBox<Offer>>);
+
+impl Chain {
+    fn find(&mut self, f: impl Fn(&Offer) -> bool) -> Option<&mut Offer> {
+        let mut at = self.0.as_deref_mut();
+        while let Some(offer) = at {
+            if f(offer) {
+                return Some(offer);
+            }
+            at = offer.next.as_deref_mut();
+        }
+        None
+    }
+
+    fn take(&mut self, f: impl Fn(&Offer) -> bool) -> Option<KBox<Offer>> {
+        let mut link = &mut self.0;
+        while link.as_deref().is_some_and(|offer| !f(offer)) {
+            link = &mut link.as_mut()?.next;
+        }
+        let mut taken = link.take()?;
+        *link = taken.next.take();
+        Some(taken)
+    }
+
+    fn put(&mut self, mut offer: KBox<Offer>) {
+        offer.next = self.0.take();
+        self.0 = Some(offer);
+    }
+}
+
+type Table = [SpinLock<Chain>; BUCKETS];
+
+/// Null without a [`Registration`].
+static TABLE: Atomic<*mut Table> = Atomic::new(null_mut());
+
+/// The last token that was given.
+static TOKEN: Atomic<u64> = Atomic::new(0);
+
+/// Bottom halves are off for as long as it lives.
+pub(super) struct BhOff;
+
+impl BhOff {
+    /// Switches them off.
+    pub(super) fn new() -> Self {
+        // SAFETY: Given back in `drop`; interrupts are on wherever this is used.
+        unsafe { bindings::local_bh_disable() };
+        Self
+    }
+}
+
+impl Drop for BhOff {
+    fn drop(&mut self) {
+        // SAFETY: As above.
+        unsafe { bindings::local_bh_enable() };
+    }
+}
+
+/// Calls `f` with the bucket of that initial sequence number locked.
+fn with<R>(isn: u32, f: impl FnOnce(&mut Chain) -> R) -> Option<R> {
+    let table = NonNull::new(TABLE.load(Acquire))?;
+    // SAFETY: It is freed once no hook, no sysctl and no notifier runs any more, which are all that
+    // calls this.
+    let bucket = unsafe { table.as_ref() }.get(hash(isn))?;
+    let _off = BhOff::new();
+
+    Some(f(&mut bucket.lock()))
+}
+
+/// They are chosen at random (RFC 6528).
+fn hash(isn: u32) -> usize {
+    (isn ^ isn >> 16) as usize % BUCKETS
+}
+
+/// Makes an offer for `sock`, which the caller owns, and returns the mark of its SYN.
+/// Not if it has one, or a friend, or there is no memory.
+pub(crate) fn make(sock: &Sock, isn: u32) -> Option<Mark> {
+    let mark = Mark {
+        token: TOKEN.fetch_add(1, Relaxed).wrapping_add(1),
+        isn,
+    };
+    let offer = KBox::new(
+        Offer {
+            mark,
+            sock: NonNull::from(sock),
+            end: None,
+            path: Path::new(),
+            next: None,
+        },
+        GFP_ATOMIC | __GFP_NOWARN,
+    )
+    .ok()?;
+
+    with(isn, |chain| {
+        Slot::of(sock).offer(isn).then(|| {
+            chain.put(offer);
+            mark
+        })
+    })?
+}
+
+/// Takes back the offer of `sock`, if it has one. Any context but an interrupt.
+pub(crate) fn withdraw(sock: &Sock) {
+    let Some(isn) = Slot::of(sock).offered() else {
+        return;
+    };
+    with(isn, |chain| {
+        if chain.take(|offer| offer.sock == sock.into()).is_some() {
+            Slot::of(sock).take_back(isn);
+        }
+    });
+}
+
+/// Takes back all. Any context but an interrupt.
+pub(crate) fn withdraw_all() {
+    for isn in 0..BUCKETS as u32 {
+        with(isn, |chain| {
+            while let Some(offer) = chain.take(|_| true) {
+                // SAFETY: An offer is never older than its socket, which goes through `withdraw`,
+                // and so the lock, before it is freed.
+                let sock = unsafe { offer.sock.as_ref() };
+
+                Slot::of(sock).take_back(offer.mark.isn);
+            }
+        });
+    }
+}
+
+/// A segment with that mark passes a device.
+pub(crate) fn passes(mark: Mark, device: Device<'_>) {
+    with(mark.isn, |chain| {
+        if let Some(offer) = chain.find(|offer| offer.mark == mark) {
+            offer.path.add(device);
+        }
+    });
+}
+
+/// For each offer's path: what `f` says of it may be that it is no good any more.
+pub(crate) fn break_paths(f: impl Fn(&Path) -> bool) {
+    for isn in 0..BUCKETS as u32 {
+        with(isn, |chain| {
+            let mut at = chain.0.as_deref_mut();
+            while let Some(offer) = at {
+                if f(&offer.path) {
+                    offer.path.break_off();
+                }
+                at = offer.next.as_deref_mut();
+            }
+        });
+    }
+}
+
+/// The SYN with that mark has arrived at that end. Returns whether it was the mark of
+/// an offer that there is.
+pub(crate) fn arrived(mark: Mark, end: End) -> bool {
+    with(mark.isn, |chain| {
+        chain
+            .find(|offer| offer.mark == mark)
+            .map(|offer| offer.end = Some(end))
+            .is_some()
+    })
+    .unwrap_or(false)
+}
+
+/// The mark of the offer that has arrived at that end.
+pub(crate) fn at(end: End, isn: u32) -> Option<Mark> {
+    with(isn, |chain| {
+        chain
+            .find(|offer| offer.mark.isn == isn && offer.end == Some(end))
+            .map(|offer| offer.mark)
+    })?
+}
+
+/// Whether `sock` has an offer, which has arrived, and that segment answers it.
+pub(crate) fn is_answered(sock: &Sock, by: Mark) -> bool {
+    with(by.isn, |chain| {
+        chain
+            .find(|offer| offer.mark == by)
+            .is_some_and(|offer| offer.sock == sock.into() && offer.end.is_some())
+    })
+    .unwrap_or(false)
+}
+
+/// Whether `sock` has an offer, and the other end has acknowledged more than its SYN.
+pub(crate) fn is_late(sock: &Sock) -> bool {
+    Slot::of(sock)
+        .offered()
+        .is_some_and(|isn| sock.peek_snd_una().wrapping_sub(isn) > 1)
+}
+
+/// Takes the offer that has arrived at that end, and calls `f` for its socket and its
+/// path, before a device that it passes is told to be gone.
+pub(crate) fn accept<R>(
+    end: End,
+    isn: u32,
+    _rcu: Rcu<'_>,
+    f: impl FnOnce(ARef<Sock>, Path) -> R,
+) -> Option<R> {
+    with(isn, |chain| {
+        let offer = chain.take(|offer| offer.mark.isn == isn && offer.end == Some(end))?;
+        // SAFETY: As in `withdraw_all`.
+        let sock = unsafe { offer.sock.as_ref() };
+        let counted = sock.get_unless_gone();
+
+        Slot::of(sock).take_back(isn);
+        Some(f(counted?, KBox::into_inner(offer).path))
+    })?
+}
+
+/// Offers can be made for as long as this lives.
+pub(crate) struct Registration(Pin<KBox<Table>>);
+
+impl Registration {
+    /// Lets offers be made. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: The module is being loaded, which is once; no hook, no sysctl and no notifier is
+        // there yet.
+        unsafe { crossings::init() };
+        let table = KBox::pin_init(
+            pin_init::pin_init_array_from_fn(|_| new_spinlock!(Chain::default(), "tcp_friends")),
+            GFP_KERNEL,
+        )?;
+
+        TABLE.store(core::ptr::from_ref(table.deref()).cast_mut(), Release);
+        Ok(Self(table))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // All hooks are gone, and what they left was taken back before.
+        TABLE.xchg(null_mut(), Full);
+        let _ = &self.0;
+    }
+}
