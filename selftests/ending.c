@@ -223,7 +223,7 @@ TEST_F(ending, epipe_and_sigpipe)
 }
 
 /* The side that closed first keeps the TIME_WAIT. */
-static int in_time_wait(int port)
+static int in_time_wait_here(int port)
 {
 	static const char *const tables[] = {
 		"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6",
@@ -244,6 +244,19 @@ static int in_time_wait(int port)
 				n++;
 		}
 		fclose(f);
+	}
+	return n;
+}
+
+/* In either container, if there are two. */
+static int in_time_wait(int port)
+{
+	int n = in_time_wait_here(port);
+
+	if (container_of_server >= 0) {
+		enter_container(container_of_server);
+		n += in_time_wait_here(port);
+		enter_container(container_of_client);
 	}
 	return n;
 }

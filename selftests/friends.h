@@ -9,6 +9,10 @@
  * test was vacuous), the wire none. A fixture whose test did not tell fails.
  *
  * FRIENDS_REQUIRED=1 makes an absent module a failure instead of a skip.
+ *
+ * With FRIENDS_CONTAINERS=1 the two ends are in namespaces of their own, joined by
+ * veth and a bridge in a third, and net.ipv4.tcp_friends_cross must be 1. Only for
+ * IPv4: 127.0.0.1 is then the server's, and on the wire.
  */
 #ifndef _TCP_FRIENDS_SELFTEST_H
 #define _TCP_FRIENDS_SELFTEST_H
@@ -21,6 +25,7 @@
 #include <netinet/in.h>
 #include <sched.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include "kselftest_harness.h"
 #include "module.h"
@@ -115,6 +120,72 @@ static inline void lo_up(struct __test_metadata *_metadata)
 	close(fd);
 }
 
+/* Run a shell's command in that namespace. */
+static inline void run_in(struct __test_metadata *_metadata, int ns,
+			  const char *command)
+{
+	int status = -1;
+	pid_t pid = fork();
+
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(!enter_container(ns) || system(command));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status) TH_LOG("failed: %s", command);
+}
+
+/*
+ * A container at the bridge of the namespace that we are in: @own is its address,
+ * with 02:00:00:00:00:@own_mac, @other is across the bridge.
+ */
+static inline void settle_in(struct __test_metadata *_metadata, int ns,
+			     const char *own, const char *other, int own_mac,
+			     int other_mac)
+{
+	char command[1024];
+
+	snprintf(command, sizeof(command),
+		 "ip link add name eth0 address 02:00:00:00:00:%02x type veth "
+		 "peer name to_%d netns %d && "
+		 "ip route del table local local 127.0.0.0/8 dev lo && "
+		 "ip address flush dev lo && "
+		 "sysctl -q -w net.ipv4.conf.all.route_localnet=1 && "
+		 "ip link set eth0 up && "
+		 "ip address add %s/32 dev eth0 && "
+		 "ip route add %s dev eth0 src %s && "
+		 "ip neighbour replace %s lladdr 02:00:00:00:00:%02x dev eth0 nud permanent",
+		 own_mac, own_mac, getpid(), own, other, own, other, other_mac);
+	run_in(_metadata, ns, command);
+	snprintf(command, sizeof(command), "ip link set to_%d master br0 up",
+		 own_mac);
+	run_in(_metadata, -1, command);
+}
+
+/* Two namespaces at a bridge in a third one; we are in the client's then. */
+static inline void enter_containers(struct __test_metadata *_metadata)
+{
+	int ns[3], i;
+
+	/* The last one is the bridge's, which lives by its descriptor. */
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, unshare(CLONE_NEWNET));
+		lo_up(_metadata);
+		ns[i] = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+		ASSERT_GE(ns[i], 0);
+	}
+	run_in(_metadata, -1, "ip link add name br0 type bridge forward_delay 0 && "
+			      "ip link set br0 up");
+	settle_in(_metadata, ns[0], "127.0.0.2", "127.0.0.1", 1, 2);
+	settle_in(_metadata, ns[1], "127.0.0.1", "127.0.0.2", 2, 1);
+	/* A bridge's port takes a moment. */
+	run_in(_metadata, ns[0],
+	       "for i in $(seq 100); do "
+	       "ping -q -c 1 -W 0.2 127.0.0.1 >/dev/null && exit 0; done; exit 1");
+	ASSERT_TRUE(enter_container(ns[0]));
+	container_of_client = ns[0];
+	container_of_server = ns[1];
+}
+
 /* A namespace of our own; false after a skip. */
 static inline bool enter_netns(struct __test_metadata *_metadata, bool friends)
 {
@@ -123,8 +194,12 @@ static inline bool enter_netns(struct __test_metadata *_metadata, bool friends)
 			TH_LOG("the module tcp_friends is not loaded");
 		SKIP(return false, "the module tcp_friends is not loaded");
 	}
-	ASSERT_EQ(0, unshare(CLONE_NEWNET));
-	lo_up(_metadata);
+	if (getenv("FRIENDS_CONTAINERS")) {
+		enter_containers(_metadata);
+	} else {
+		ASSERT_EQ(0, unshare(CLONE_NEWNET));
+		lo_up(_metadata);
+	}
 	if (friends) {
 		ASSERT_EQ(0, friends_set("1"));
 		/* What friends did not carry is a fault, where nobody asked. */
@@ -199,10 +274,13 @@ static inline void set_buffers(struct __test_metadata *_metadata, int fd,
 static inline int listen_at(struct __test_metadata *_metadata, int family,
 			    const char *host, const struct connect_options *o)
 {
-	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	union address a;
 	socklen_t len = address_of(&a, family, host, 0);
+	int fd;
 
+	ASSERT_TRUE(enter_container(container_of_server));
+	fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ASSERT_TRUE(enter_container(container_of_client));
 	ASSERT_GE(fd, 0);
 	set_buffers(_metadata, fd, o);
 	ASSERT_EQ(0, bind(fd, &a.sa, len)) TH_LOG("bind to %s: %m", host);

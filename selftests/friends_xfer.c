@@ -25,6 +25,7 @@ static const char usage_text[] =
 "request and response.\n"
 "  -6            IPv6 (default IPv4)\n"
 "  -a ADDR       the server's address (default localhost)\n"
+"  -A ADDR       where clients connect to, if that leads to the server's address\n"
 "  -p PORT       the server's port (default: any; printed as 'port N')\n"
 "  -n N          connections (default 1)\n"
 "  -b BYTES      each way on each connection\n"
@@ -41,7 +42,7 @@ static const char usage_text[] =
 
 static struct {
 	int family;
-	const char *address;
+	const char *address, *published;
 	int port;
 	int connections;
 	uint64_t bytes;
@@ -101,11 +102,10 @@ struct connection {
 
 static struct connection connections[CONNECTIONS_MAX];
 
-static socklen_t server_address(struct sockaddr_storage *ss)
+static socklen_t address_of(struct sockaddr_storage *ss, const char *address)
 {
 	struct sockaddr_in6 *in6 = (void *)ss;
 	struct sockaddr_in *in = (void *)ss;
-	const char *address = opt.address;
 	void *to = &in->sin_addr;
 
 	if (!address)
@@ -127,7 +127,7 @@ static void connect_all(void)
 {
 	int listener, i, one = 1;
 	struct sockaddr_storage ss;
-	socklen_t len = server_address(&ss);
+	socklen_t len = address_of(&ss, opt.address);
 
 	enter(opt.server_ns);
 	listener = socket(opt.family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -140,6 +140,9 @@ static void connect_all(void)
 		die("listen");
 	if (getsockname(listener, (void *)&ss, &len))
 		die("getsockname");
+	opt.port = ntohs(((struct sockaddr_in *)&ss)->sin_port);
+	if (opt.published)
+		len = address_of(&ss, opt.published);
 
 	enter(opt.client_ns);
 	for (i = 0; i < opt.connections; i++) {
@@ -155,7 +158,7 @@ static void connect_all(void)
 			die("accept");
 	}
 	close(listener);
-	printf("port %d\n", ntohs(((struct sockaddr_in *)&ss)->sin_port));
+	printf("port %d\n", opt.port);
 	fflush(stdout);
 }
 
@@ -438,13 +441,16 @@ static void parse(int argc, char **argv)
 {
 	int c;
 
-	while ((c = getopt(argc, argv, "6a:p:n:b:r:z:i:s:t:fFS:C:h")) != -1) {
+	while ((c = getopt(argc, argv, "6a:A:p:n:b:r:z:i:s:t:fFS:C:h")) != -1) {
 		switch (c) {
 		case '6':
 			opt.family = AF_INET6;
 			break;
 		case 'a':
 			opt.address = optarg;
+			break;
+		case 'A':
+			opt.published = optarg;
 			break;
 		case 'p':
 			opt.port = atoi(optarg);

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,15 +61,36 @@ static inline int sysctl_set(const char *file, const char *value)
 	return err;
 }
 
+/* Where the server's and the client's sockets are, if not in one namespace. */
+static int container_of_server = -1, container_of_client = -1;
+
+static inline bool enter_container(int ns)
+{
+	return ns < 0 || !setns(ns, CLONE_NEWNET);
+}
+
+/* In both containers, if there are two. */
+static inline int friends_sysctl_set(const char *file, const char *value)
+{
+	int err = sysctl_set(file, value);
+
+	if (!err && container_of_server >= 0) {
+		enter_container(container_of_server);
+		err = sysctl_set(file, value);
+		enter_container(container_of_client);
+	}
+	return err;
+}
+
 static inline int friends_set(const char *value)
 {
-	return sysctl_set(FRIENDS_SYSCTL, value);
+	return friends_sysctl_set(FRIENDS_SYSCTL, value);
 }
 
 /* How often the wire is asked, in ms. */
 static inline int revalidate_set(const char *ms)
 {
-	return sysctl_set(FRIENDS_SYSCTL "_revalidate_ms", ms);
+	return friends_sysctl_set(FRIENDS_SYSCTL "_revalidate_ms", ms);
 }
 
 static inline int friends_get(void)
@@ -85,7 +107,7 @@ static inline int friends_get(void)
 }
 
 /* The counter @name of this namespace; 0 where there is none. */
-static inline uint64_t friends_stat(const char *name)
+static inline uint64_t friends_stat_here(const char *name)
 {
 	FILE *f = fopen(FRIENDS_PROC, "r");
 	uint64_t value, found = 0;
@@ -99,6 +121,19 @@ static inline uint64_t friends_stat(const char *name)
 	}
 	fclose(f);
 	return found;
+}
+
+/* Of both containers, if there are two; a pair is counted in each. */
+static inline uint64_t friends_stat(const char *name)
+{
+	uint64_t value = friends_stat_here(name);
+
+	if (container_of_server < 0 || !strncmp(name, "pairs", 5))
+		return value;
+	enter_container(container_of_server);
+	value += friends_stat_here(name);
+	enter_container(container_of_client);
+	return value;
 }
 
 /* Counters follow what they count within a moment. */

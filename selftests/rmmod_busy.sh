@@ -19,8 +19,9 @@ ASKING=16
 ASKERS=61
 NEW_ASKING=4
 
-# Who streams comes last to the processor.
+# Who streams comes last to the processor, and on a slow kernel would never have it.
 slow || XFER_STALL=60
+PACE=$(slow && echo 12 || echo 1)
 
 # Of each group its process, and what that prints; both of those that are to end.
 PIDS=() OUTS=() ENDING=()
@@ -46,7 +47,7 @@ begin()
 	else
 		# As large as captures want it, and never too large for a buffer.
 		run+=(-n "$ASKERS" -r 0 -z $((300 + RANDOM % 4000))
-			-i $((250 + RANDOM % 500)))
+			-i $((PACE * (250 + RANDOM % 500))))
 	fi
 	OUTS[$1]=$TMP/xfer.$((XFERS++))
 	"${run[@]}" >"${OUTS[$1]}" 2>&1 &

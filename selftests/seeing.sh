@@ -241,7 +241,7 @@ strict()
 # The administrator's program says what the files say.
 program()
 {
-	local friends=$friends_dir/../tools/friends out pid
+	local friends=$friends_dir/../tools/friends out pid elsewhere watch
 
 	begin 3 || return
 	if [ ! -x "$friends" ] || ! command -v python3 >/dev/null; then
@@ -269,13 +269,20 @@ program()
 	[ -e "$TRACING/events" ] || mount -t tracefs nodev "$TRACING"
 	"$friends" watch --json >"$TMP/watched" 2>&1 &
 	pid=$!
-	within 5000 eval "ls -d $TRACING/instances/tcp_friends-$pid >/dev/null 2>&1"
-	check_err $? "watch has no instance of tracefs: $(head -n 3 "$TMP/watched")"
+	# Of the host's own namespace, where nothing of this happens.
+	"$friends" watch --json --of 1 >"$TMP/elsewhere" 2>&1 &
+	elsewhere=$!
+	for watch in "$pid" "$elsewhere"; do
+		within 5000 eval "ls -d $TRACING/instances/tcp_friends-$watch >/dev/null 2>&1"
+		check_err $? "watch has no instance of tracefs: $(head -n 3 "$TMP/watched")"
+	done
 	xfer_end "$XFER_PID" "$XFER_OUT"
 	within 5000 grep -q unpair "$TMP/watched"
 	check_err $? "watch shows: $(head -n 3 "$TMP/watched")"
-	kill -TERM "$pid"
-	wait "$pid"
+	kill -TERM "$pid" "$elsewhere"
+	wait "$pid" "$elsewhere"
+	! grep -q ":$XFER_PORT\b" "$TMP/elsewhere"
+	check_err $? "watch --of shows another namespace: $(head -n 3 "$TMP/elsewhere")"
 	[ ! -e "$TRACING/instances/tcp_friends-$pid" ]
 	check_err $? "watch has left its instance of tracefs behind"
 }

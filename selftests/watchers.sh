@@ -232,6 +232,57 @@ queueing()
 	end
 }
 
+# The loopback device is under no policy, unless told otherwise.
+policies_for_lo()
+{
+	ip netns exec "$ns" sysctl -q -w net.ipv4.conf.lo.disable_xfrm=0 \
+		net.ipv4.conf.lo.disable_policy=0
+	check_err $? "sysctl failed"
+}
+
+# policy out|in ARG...
+policy()
+{
+	ip -n "$ns" xfrm policy add src 127.0.0.0/8 dst 127.0.0.0/8 proto tcp \
+		dir "$1" "${@:2}"
+	check_err $? "ip xfrm failed"
+}
+
+# A policy that lets nothing out.
+ipsec_block()
+{
+	begin "$@" || return
+	policies_for_lo
+	policy out action block
+	stands_still "a policy that blocks"
+	ip -n "$ns" xfrm policy flush
+	goes_on "without the policy"
+	friends_again "without the policy"
+	end
+}
+
+# One that has all be encrypted.
+ipsec_transport()
+{
+	begin "$@" || return
+	policies_for_lo
+	ip -n "$ns" xfrm state add src 127.0.0.1 dst 127.0.0.1 proto esp spi 1 \
+		mode transport aead 'rfc4106(gcm(aes))' \
+		0x0123456789abcdef0123456789abcdef01234567 128
+	check_err $? "ip xfrm failed"
+	policy in tmpl proto esp mode transport level use
+	policy out tmpl proto esp mode transport
+	# It is heard of when the wire is asked next.
+	sleep "$(slow && echo 1.5 || echo 0.5)"
+	by_wire ipsec "a policy"
+	[ "$(ip -n "$ns" -s xfrm state |
+		awk '/^[ \t]*[0-9]+\(bytes\)/ { n = $1 + 0 } END { print n + 0 }')" -gt 20000 ]
+	check_err $? "vacuous: next to nothing was encrypted"
+	ip -n "$ns" xfrm policy flush
+	friends_again "without the policy"
+	end
+}
+
 # Streams that are full, both ways, ask the wire, too.
 stream_asks()
 {
@@ -353,6 +404,26 @@ for governor in firewall conntrack conntrack_later classifier classifier_passes 
 	done
 done
 
+ipsec_block_wire()
+{
+	ipsec_block 0
+}
+
+ipsec_block_friends()
+{
+	ipsec_block 1
+}
+
+ipsec_transport_wire()
+{
+	ipsec_transport 0
+}
+
+ipsec_transport_friends()
+{
+	ipsec_transport 1
+}
+
 # ::1 does not come back by itself.
 lo_down_wire_ipv4()
 {
@@ -369,4 +440,5 @@ require_command tc
 require_command python3
 
 run_tests "${TESTS[@]}" lo_down_wire_ipv4 lo_down_friends_ipv4 stream_asks \
+	ipsec_block_wire ipsec_block_friends ipsec_transport_wire ipsec_transport_friends \
 	slow_reader_wire slow_reader_friends interval

@@ -1,0 +1,745 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck disable=SC2034,SC2154,SC2317,SC2329
+# Friends across namespaces: containers $a and $b at a bridge of the host $h. What is
+# between them governs them, and what is no way inside this host makes no friends.
+
+. "$(dirname "$0")/common.sh"
+
+# net.ipv4.tcp_friends_cross, until the test ends.
+cross()
+{
+	need_friends || return
+	sysctl -q -w net.ipv4.tcp_friends_cross="$1"
+	check_err $? "net.ipv4.tcp_friends_cross cannot be set"
+	defer sysctl -q -w net.ipv4.tcp_friends_cross=0
+}
+
+# How often friends ask the wire here, in ms.
+INTERVAL=$(slow && echo 1000 || echo 200)
+
+willing()
+{
+	local ns
+
+	for ns in "$@"; do
+		friends_set "$ns" 1
+		ip netns exec "$ns" sysctl -q -w \
+			net.ipv4.tcp_friends_revalidate_ms="$INTERVAL"
+		check_err $? "sysctl failed in $ns"
+	done
+}
+
+# attach NS NAME ADDRESS [ADDRESS6]: a container at the bridge of $h, where its end is NAME.
+attach()
+{
+	local bridge=${BRIDGE:-br0}
+
+	ip -n "$1" link add eth0 address "$(printf '02:00:00:00:00:%02x' "${3##*.}")" \
+		type veth peer name "$2" netns "$h"
+	ip -n "$h" link set "$2" master "$bridge"
+	ip -n "$h" link set "$2" up
+	ip -n "$1" address add "$3/24" dev eth0
+	[ -z "${4:-}" ] || ip -n "$1" address add "$4/64" dev eth0 nodad
+	ip -n "$1" link set eth0 up
+}
+
+bridge()
+{
+	ip -n "$h" link add br0 type bridge forward_delay 0
+	ip -n "$h" link set br0 up
+}
+
+# sees FROM ADDRESS
+sees()
+{
+	within 5000 ip netns exec "$1" ping -q -c 1 -W 1 "$2" >/dev/null
+	check_err $? "$2 is not seen from $1"
+}
+
+setup_bridge()
+{
+	h='' a='' b=''
+	setup_ns h a b
+	bridge
+	attach "$a" veth_a 192.0.2.1 2001:db8::1
+	attach "$b" veth_b 192.0.2.2 2001:db8::2
+	sees "$a" 192.0.2.2
+	sees "$a" 2001:db8::2
+}
+
+# Two of them, at a bridge, and friends are wanted.
+begin_at_bridge()
+{
+	cross 1 || return
+	setup_bridge
+	willing "$a" "$b"
+}
+
+# friends_are N: so many connections between $a and $b have become friends, and moved
+# bytes.
+friends_are()
+{
+	local ns
+
+	for ns in "$a" "$b"; do
+		within 2000 stat_at_least "$ns" crossed "$1"
+		check_err $? "$(friends_stat "$ns" crossed) of $1 crossed in $ns"
+		stat_at_least "$ns" bytes 1
+		check_err $? "vacuous: friends moved nothing from $ns"
+	done
+}
+
+# Bytes that have arrived in $a and $b.
+received()
+{
+	local ns
+
+	for ns in "$a" "$b"; do
+		ip netns exec "$ns" ss -Htin state established
+	done | awk '{ for (i = 1; i <= NF; i++) if (sub(/^bytes_received:/, "", $i)) n += $i }
+		END { printf "%d\n", n }'
+}
+
+arrived()
+{
+	[ "$(received)" -ge "$1" ]
+}
+
+moved()
+{
+	echo $(($(friends_stat "$a" bytes) + $(friends_stat "$b" bytes)))
+}
+
+moved_at_least()
+{
+	[ "$(moved)" -ge "$1" ]
+}
+
+goes_on()
+{
+	within 10000 arrived $(($(received) + 20000)) >/dev/null
+	check_err $? "nothing moves $1"
+}
+
+friends_again()
+{
+	within 10000 moved_at_least $(($(moved) + 20000))
+	check_err $? "friends do not go on $1"
+}
+
+stands_still()
+{
+	local bytes before
+
+	sleep "$(slow && echo 1.2 || echo 0.4)"
+	before=$(moved)
+	bytes=$(received)
+	sleep "$(slow && echo 0.5 || echo 0.3)"
+	[ "$(received)" -eq "$bytes" ] && [ "$(moved)" -eq "$before" ]
+	check_err $? "$(($(received) - bytes)) bytes passed $1"
+}
+
+# by_wire REASON WHAT
+by_wire()
+{
+	local bytes
+
+	sleep 0.2
+	bytes=$(moved)
+	goes_on "with $2"
+	[ "$(moved)" -eq "$bytes" ]
+	check_err $? "friends went past $2"
+	[ $(($(friends_stat "$a" "wire_$1") + $(friends_stat "$b" "wire_$1"))) -ge 1 ]
+	check_err $? "no transmission was left to the wire for $2"
+}
+
+# A request and a response every other ms between $a and $b, over friends.
+talk()
+{
+	XFER_OUT=$(mktemp "$TMP/xfer.XXXXXX")
+	friends_xfer -t "$XFER_STALL" -S "/run/netns/$b" -C "/run/netns/$a" \
+		-a 192.0.2.2 -r 0 -z 1000 -i 2 >"$XFER_OUT" 2>&1 &
+	XFER_PID=$!
+	within 5000 grep -q '^port' "$XFER_OUT"
+	check_err $? "friends_xfer did not start: $(cat "$XFER_OUT")"
+	XFER_PORT=$(awk '$1 == "port" { print $2 }' "$XFER_OUT")
+	within 2000 moved_at_least 50000
+	check_err $? "vacuous: friends move nothing at first"
+	goes_on "at first"
+}
+
+end()
+{
+	xfer_end "$XFER_PID" "$XFER_OUT"
+}
+
+# ---- who becomes friends ----------------------------------------------------
+
+bulk()
+{
+	begin_at_bridge || return
+	between -n 4 -b "$(scaled 8000000)" -a 192.0.2.2
+	friends_are 4
+	between -6 -n 4 -b "$(scaled 8000000)" -a 2001:db8::2
+	friends_are 8
+}
+
+requests()
+{
+	local i
+
+	begin_at_bridge || return
+	between -r "$(scaled 2000)" -a 192.0.2.2
+	for ((i = 0; i < 20; i++)); do
+		between -r 1 -a 192.0.2.2
+	done
+	friends_are 21
+	stat_is "$a" pairs 0
+	check_err $? "$(friends_stat "$a" pairs) pairs are left"
+}
+
+# Each of the three can refuse.
+refused()
+{
+	begin_at_bridge || return
+	sysctl -q -w net.ipv4.tcp_friends_cross=0
+	between -r 100 -a 192.0.2.2
+	sysctl -q -w net.ipv4.tcp_friends_cross=1
+	friends_set "$a" 0
+	between -r 100 -a 192.0.2.2
+	friends_set "$a" 1
+	friends_set "$b" 0
+	between -r 100 -a 192.0.2.2
+	no_friends
+	friends_set "$b" 1
+	between -r 100 -a 192.0.2.2
+	friends_are 1
+	[ -e /proc/sys/net/ipv4/tcp_friends_cross ] &&
+		! ip netns exec "$a" test -e /proc/sys/net/ipv4/tcp_friends_cross
+	check_err $? "a container has the host's switch"
+}
+
+# no_pairs NS
+no_pairs()
+{
+	stat_is "$1" pairs 0
+	check_err $? "$(friends_stat "$1" pairs) pairs are left in $1"
+}
+
+switched_off()
+{
+	local switch
+
+	begin_at_bridge || return
+	for switch in "$a" "$b" host; do
+		talk
+		if [ "$switch" = host ]; then
+			sysctl -q -w net.ipv4.tcp_friends_cross=0
+		else
+			friends_set "$switch" 0
+		fi
+		no_pairs "$a"
+		no_pairs "$b"
+		goes_on "after it was switched off in $switch"
+		end
+		willing "$a" "$b"
+		sysctl -q -w net.ipv4.tcp_friends_cross=1
+	done
+}
+
+# The module goes, and comes back.
+unloaded()
+{
+	need_friends_ko || return
+	begin_at_bridge || return
+	talk
+	rmmod tcp_friends
+	check_err $? "rmmod failed"
+	goes_on "without the module"
+	insmod "$KO"
+	check_err $? "insmod failed"
+	end
+	sysctl -q -w net.ipv4.tcp_friends_cross=1
+	willing "$a" "$b"
+	between -r 100 -a 192.0.2.2
+	friends_are 1
+}
+
+# Fifty of them, each with the next.
+fifty()
+{
+	local n i all=() pids=() rc=0
+
+	cross 1 || return
+	n=$(slow && echo 8 || echo 50)
+	h=''
+	setup_ns h
+	bridge
+	for ((i = 1; i <= n; i++)); do
+		eval "c$i=''"
+		setup_ns "c$i"
+		eval "all+=(\"\$c$i\")"
+		attach "${all[-1]}" "veth_$i" "192.0.2.$i"
+	done
+	willing "${all[@]}"
+	for ((i = 0; i < n; i++)); do
+		sees "${all[i]}" "192.0.2.$(((i + 1) % n + 1))"
+	done
+	for ((i = 0; i < n; i++)); do
+		friends_xfer -t "$XFER_STALL" -S "/run/netns/${all[(i + 1) % n]}" \
+			-C "/run/netns/${all[i]}" -a "192.0.2.$(((i + 1) % n + 1))" \
+			-n 2 -b 100000 >"$TMP/fifty.$i" 2>&1 &
+		pids+=($!)
+	done
+	for i in "${!pids[@]}"; do
+		wait "${pids[i]}" || { rc=1; cat "$TMP/fifty.$i"; }
+	done
+	check_err "$rc" "a transfer failed"
+	for ((i = 0; i < n; i++)); do
+		stat_is "${all[i]}" crossed 4
+		check_err $? "$(friends_stat "${all[i]}" crossed) of 4 crossed in container $i"
+	done
+}
+
+# Tenants with the same addresses, at bridges of their own: each connection reaches its
+# own. FRIENDS_CONNECTIONS connections, by default a few thousand.
+tenants()
+{
+	local n count i out all=() ways=() ns sum=0
+
+	cross 1 || return
+	n=$(slow && echo 3 || echo 6)
+	count=${FRIENDS_CONNECTIONS:-$(slow && echo 600 || echo 5000)}
+	h=''
+	setup_ns h
+	for ((i = 0; i < n; i++)); do
+		eval "s$i='' c$i=''"
+		setup_ns "s$i" "c$i"
+		eval "all+=(\"\$s$i\" \"\$c$i\")"
+		ip -n "$h" link add "br$i" type bridge forward_delay 0
+		ip -n "$h" link set "br$i" up
+		for k in 0 1; do
+			ns=${all[2 * i + k]}
+			BRIDGE=br$i attach "$ns" "veth_$i.$k" "192.0.2.$((2 - k))"
+			ways+=("/run/netns/$ns")
+		done
+		sees "$ns" 192.0.2.2
+	done
+	willing "${all[@]}"
+	out=$(command tenants 192.0.2.2 "$count" "${ways[@]}" 2>&1)
+	check_err $? "$out"
+	for ns in "${all[@]}"; do
+		sum=$((sum + $(friends_stat "$ns" crossed)))
+	done
+	# Of a few the friendship may come too late, or memory be short.
+	[ "$sum" -ge $((2 * count - count / 50)) ] && [ "$sum" -le $((2 * count)) ]
+	check_err $? "$sum ends of $count connections have become friends"
+}
+
+# Below a device, not at a bridge.
+siblings()
+{
+	local kind=$1 mode=$2
+
+	cross 1 || return
+	h='' a='' b=''
+	setup_ns h a b
+	ip -n "$h" link add low type dummy
+	ip -n "$h" link set low up
+	ip -n "$h" link add link low name sib_a type "$kind" mode "$mode"
+	ip -n "$h" link add link low name sib_b type "$kind" mode "$mode"
+	check_err $? "there is no $kind"
+	ip -n "$h" link set sib_a netns "$a"
+	ip -n "$h" link set sib_b netns "$b"
+	ip -n "$a" address add 192.0.2.1/24 dev sib_a
+	ip -n "$b" address add 192.0.2.2/24 dev sib_b
+	ip -n "$a" link set sib_a up
+	ip -n "$b" link set sib_b up
+	sees "$a" 192.0.2.2
+	willing "$a" "$b"
+	between -n 2 -b "$(scaled 2000000)" -a 192.0.2.2
+	friends_are 2
+}
+
+macvlan()
+{
+	siblings macvlan bridge
+}
+
+ipvlan()
+{
+	siblings ipvlan l2
+}
+
+ipvlan_l3()
+{
+	siblings ipvlan l3
+}
+
+# ---- NAT --------------------------------------------------------------------
+
+# $a and $b at bridges of their own, $h routes between them.
+setup_routed()
+{
+	cross 1 || return
+	h='' a='' b=''
+	setup_ns h a b
+	ip -n "$h" link add veth_a type veth peer name eth0 netns "$a"
+	ip -n "$h" address add 192.0.2.254/24 dev veth_a
+	ip -n "$h" link set veth_a up
+	ip -n "$a" address add 192.0.2.1/24 dev eth0
+	ip -n "$a" link set eth0 up
+	ip -n "$a" route add default via 192.0.2.254
+	ip -n "$h" link add br0 type bridge forward_delay 0
+	ip -n "$h" address add 198.51.100.254/24 dev br0
+	ip -n "$h" link set br0 up
+	ip -n "$h" link add veth_b type veth peer name eth0 netns "$b"
+	ip -n "$h" link set veth_b master br0
+	ip -n "$h" link set veth_b up
+	ip -n "$b" address add 198.51.100.2/24 dev eth0
+	ip -n "$b" link set eth0 up
+	ip netns exec "$h" sysctl -q -w net.ipv4.ip_forward=1
+	check_err $? "sysctl failed"
+	willing "$a" "$b"
+}
+
+routed()
+{
+	setup_routed || return
+	ip -n "$b" route add default via 198.51.100.254
+	sees "$a" 198.51.100.2
+	between -n 4 -b "$(scaled 4000000)" -a 198.51.100.2
+	friends_are 4
+}
+
+# A port of the host leads to $b, and $b sees the host in place of $a. What the tracker
+# takes for invalid is dropped.
+nat()
+{
+	setup_routed || return
+	ip netns exec "$h" nft -f - <<-END
+		table ip t {
+			chain pre {
+				type nat hook prerouting priority -100
+				ip daddr 192.0.2.254 tcp dport 5001 dnat to 198.51.100.2
+			}
+			chain post {
+				type nat hook postrouting priority 100
+				oifname br0 masquerade
+			}
+			chain passed {
+				type filter hook forward priority 0
+				ct state invalid counter drop
+			}
+		}
+	END
+	check_err $? "nft failed"
+	published -n 4 -b "$(scaled 4000000)"
+	friends_are 4
+	published -r "$(scaled 4000)" -i 1 -z 500
+	friends_are 5
+	! ip netns exec "$h" nft list table ip t | grep 'invalid counter packets [1-9]'
+	check_err $? "the tracker took segments for invalid ones"
+}
+
+# published ARG...: as between, by the published port.
+published()
+{
+	between -p 5001 -a 198.51.100.2 -A 192.0.2.254 "$@"
+}
+
+# ---- who watches ------------------------------------------------------------
+
+# Each device on the way.
+capture()
+{
+	local where
+
+	begin_at_bridge || return
+	talk
+	for where in "$a eth0" "$h veth_a" "$h br0" "$h veth_b" "$b any" "$h any"; do
+		# shellcheck disable=SC2086
+		set -- $where
+		ip netns exec "$1" tcpdump -i "$2" -w /dev/null tcp 2>"$TMP/tcpdump" &
+		DUMP=$!
+		within 10000 grep -q listening "$TMP/tcpdump"
+		check_err $? "tcpdump did not start"
+		by_wire capture "a capture at $2"
+		kill "$DUMP"
+		wait "$DUMP"
+		friends_again "without the capture at $2"
+	done
+	end
+}
+
+shaping()
+{
+	local where
+
+	begin_at_bridge || return
+	talk
+	for where in "$a eth0" "$h veth_b" "$b eth0"; do
+		# shellcheck disable=SC2086
+		set -- $where
+		ip netns exec "$1" tc qdisc replace dev "$2" root netem delay 1ms
+		check_err $? "tc failed"
+		by_wire traffic_control "netem at $2"
+		ip netns exec "$1" tc qdisc del dev "$2" root
+		friends_again "without netem at $2"
+		ip netns exec "$1" tc qdisc add dev "$2" clsact &&
+			ip netns exec "$1" tc filter add dev "$2" egress matchall action ok
+		check_err $? "tc failed"
+		by_wire traffic_control "a classifier at $2"
+		ip netns exec "$1" tc qdisc del dev "$2" clsact
+		friends_again "without the classifier at $2"
+	done
+	end
+}
+
+firewall()
+{
+	begin_at_bridge || return
+	talk
+	ip netns exec "$h" nft -f - <<-END
+		table bridge t {
+			chain passed {
+				type filter hook forward priority 0
+				tcp dport $XFER_PORT drop
+				tcp sport $XFER_PORT drop
+			}
+		}
+	END
+	check_err $? "nft failed"
+	stands_still "the bridge's rule that drops"
+	ip netns exec "$h" nft delete table bridge t
+	goes_on "without the rule"
+	friends_again "without the rule"
+	end
+}
+
+# A cable pulled, and a port taken off the bridge.
+cable()
+{
+	begin_at_bridge || return
+	talk
+	ip -n "$h" link set veth_b down
+	stands_still "a device that is down"
+	ip -n "$h" link set veth_b up
+	goes_on "when the device is up again"
+	friends_again "when the device is up again"
+	ip -n "$h" link set veth_b nomaster
+	stands_still "a port that is taken away"
+	ip -n "$h" link set veth_b master br0
+	goes_on "when the port is back"
+	friends_again "when the port is back"
+	end
+}
+
+# ---- how it ends ------------------------------------------------------------
+
+# The device goes, and comes back under the same address.
+device_deleted()
+{
+	begin_at_bridge || return
+	talk
+	ip -n "$h" link del veth_b
+	no_pairs "$a"
+	stands_still "a device that is gone"
+	attach "$b" veth_b 192.0.2.2 2001:db8::2
+	goes_on "when there is a device again"
+	end
+}
+
+# A container is killed: the other end hears of it.
+killed()
+{
+	local out=$TMP/killed rc
+
+	begin_at_bridge || return
+	ip netns exec "$b" python3 - >"$out" 2>&1 <<-END &
+		import socket, time
+		listener = socket.create_server(("192.0.2.2", 5001))
+		print("ready", flush=True)
+		peer = listener.accept()[0]
+		while True:
+		    peer.sendall(peer.recv(1000))
+	END
+	SERVER=$!
+	within 20000 grep -q ready "$out"
+	check_err $? "python3 did not start: $(cat "$out")"
+	ip netns exec "$a" python3 - >"$TMP/client" 2>&1 <<-END &
+		import socket
+		s = socket.create_connection(("192.0.2.2", 5001))
+		while True:
+		    s.sendall(b"x" * 1000)
+		    n = 0
+		    while n < 1000:
+		        got = len(s.recv(1000 - n))
+		        if got == 0:
+		            raise SystemExit(7)
+		        n += got
+	END
+	CLIENT=$!
+	within 20000 moved_at_least 50000
+	check_err $? "vacuous: friends move nothing"
+	kill -KILL "$SERVER"
+	wait "$SERVER" 2>/dev/null
+	ip netns del "$b"
+	wait "$CLIENT"
+	rc=$?
+	[ "$rc" = 7 ] || grep -q 'ConnectionResetError\|BrokenPipeError' "$TMP/client"
+	check_err $? "the client ended with $rc: $(tail -n 1 "$TMP/client")"
+	no_pairs "$a"
+}
+
+# ---- where the mark is lost -------------------------------------------------
+
+# unmarked WHAT [ADDRESS]: it works, and nobody is a friend.
+unmarked()
+{
+	between -n 2 -b "$(scaled 1000000)" -a "${2:-192.0.2.2}"
+	stat_is "$a" crossed 0 && stat_is "$b" crossed 0
+	check_err $? "friends by way of $1"
+	stat_at_least "$a" offered 2
+	check_err $? "vacuous: no SYN was marked"
+}
+
+# Queued to user space, or what would be, if somebody were there.
+queued()
+{
+	begin_at_bridge || return
+	ip netns exec "$h" nft -f - <<-END
+		table bridge t {
+			chain passed {
+				type filter hook forward priority 0
+				tcp flags & (syn | ack) == syn queue flags bypass to 0
+			}
+		}
+	END
+	check_err $? "nft failed"
+	unmarked "a queue to user space"
+}
+
+# Read from one device and written to another, by a program.
+injected()
+{
+	cross 1 || return
+	h='' a='' b=''
+	setup_ns h a b
+	bridge
+	attach "$a" veth_a 192.0.2.1
+	attach "$b" veth_b 192.0.2.2
+	ip -n "$h" link set veth_a nomaster
+	ip -n "$h" link set veth_b nomaster
+	ip netns exec "$h" python3 - >"$TMP/injector" 2>&1 <<-END &
+		import select, socket
+		ports = []
+		for name in "veth_a", "veth_b":
+		    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+		    s.bind((name, 0))
+		    s.setsockopt(263, 23, 1) # PACKET_IGNORE_OUTGOING
+		    ports.append(s)
+		print("ready", flush=True)
+		while True:
+		    for s in select.select(ports, [], [])[0]:
+		        ports[1 - ports.index(s)].send(s.recv(70000))
+	END
+	within 20000 grep -q ready "$TMP/injector"
+	check_err $? "python3 did not start: $(cat "$TMP/injector")"
+	for ns in "$a" "$b"; do
+		# What it reads has no checksum yet.
+		ip netns exec "$ns" ethtool -K eth0 tx off tso off gso off gro off >/dev/null
+		check_err $? "ethtool failed"
+	done
+	sees "$a" 192.0.2.2
+	willing "$a" "$b"
+	unmarked "a program that injects"
+}
+
+# Encrypted on its way.
+encrypted()
+{
+	local ns dir
+
+	begin_at_bridge || return
+	for ns in "$a" "$b"; do
+		for dir in '1 2' '2 1'; do
+			# shellcheck disable=SC2086
+			set -- $dir
+			ip -n "$ns" xfrm state add src "192.0.2.$1" dst "192.0.2.$2" \
+				proto esp spi "$1" mode transport aead 'rfc4106(gcm(aes))' \
+				0x0123456789abcdef0123456789abcdef01234567 128
+			check_err $? "ip xfrm failed"
+		done
+	done
+	ip -n "$a" xfrm policy add src 192.0.2.1 dst 192.0.2.2 dir out \
+		tmpl proto esp mode transport
+	ip -n "$b" xfrm policy add src 192.0.2.2 dst 192.0.2.1 dir out \
+		tmpl proto esp mode transport
+	check_err $? "ip xfrm failed"
+	between -n 2 -b "$(scaled 1000000)" -a 192.0.2.2
+	no_friends
+}
+
+# A SYN proxy answers in place of the server, with numbers of its own.
+synproxy()
+{
+	setup_routed || return
+	ip -n "$b" route add default via 198.51.100.254
+	ip netns exec "$h" sysctl -q -w net.netfilter.nf_conntrack_tcp_loose=0
+	ip netns exec "$h" nft -f - <<-END
+		table ip t {
+			chain pre {
+				type filter hook prerouting priority raw
+				tcp flags & (syn | ack) == syn notrack
+			}
+			chain passed {
+				type filter hook forward priority 0
+				ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm
+				ct state invalid drop
+			}
+		}
+	END
+	check_err $? "nft failed"
+	unmarked "a SYN proxy" 198.51.100.2
+}
+
+# What a tunnel carries.
+tunnel()
+{
+	begin_at_bridge || return
+	ip -n "$a" tunnel add tun mode ipip local 192.0.2.1 remote 192.0.2.2
+	ip -n "$b" tunnel add tun mode ipip local 192.0.2.2 remote 192.0.2.1
+	check_err $? "there are no tunnels"
+	ip -n "$a" address add 203.0.113.1/24 dev tun
+	ip -n "$b" address add 203.0.113.2/24 dev tun
+	ip -n "$a" link set tun up
+	ip -n "$b" link set tun up
+	sees "$a" 203.0.113.2
+	unmarked "a tunnel" 203.0.113.2
+}
+
+# VLAN devices are seen by nobody where the mark passes.
+vlan()
+{
+	begin_at_bridge || return
+	ip -n "$a" link add link eth0 name eth0.5 type vlan id 5
+	ip -n "$b" link add link eth0 name eth0.5 type vlan id 5
+	check_err $? "there are no VLAN devices"
+	ip -n "$a" address add 203.0.113.1/24 dev eth0.5
+	ip -n "$b" address add 203.0.113.2/24 dev eth0.5
+	ip -n "$a" link set eth0.5 up
+	ip -n "$b" link set eth0.5 up
+	sees "$a" 203.0.113.2
+	unmarked "a VLAN" 203.0.113.2
+}
+
+require_command nft
+require_command tc
+require_command tcpdump
+require_command python3
+require_command ethtool
+
+run_tests bulk requests refused switched_off unloaded fifty tenants macvlan ipvlan ipvlan_l3 routed nat capture shaping \
+	firewall cable device_deleted killed queued injected encrypted synproxy tunnel vlan
