@@ -10,7 +10,7 @@ help:
 	@echo
 	@echo '  run            boot a guest, and compare TCP with friends off and on'
 	@echo '  test           every check: lint, KUnit, selftests in a guest'
-	@echo '  bench          the whole comparison, into build/bench.json'
+	@echo '  bench          the whole comparison, into build/bench.json; and containers'
 	@echo '  bench-check    is any figure worse than it was, or dearer for others?'
 	@echo '  bench-scaling  many pairs at once, and beside 50,000 idle connections'
 	@echo '  bench-apps     redis, nginx, netperf, ... by the clock: are the bounds met?'
@@ -50,6 +50,7 @@ kselftests:
 .PHONY: bench
 bench:
 	@tools/bench/bench
+	@tools/bench/containers
 
 .PHONY: bench-check
 bench-check:

@@ -46,7 +46,7 @@
  * operations of all.
  *
  * With --netns the two sides are in network namespaces of their own, and the
- * server is found at --address.
+ * server is found at --address, or by --published, which NAT makes into it.
  *
  * Under qemu's -icount shift=0 with one vCPU, a nanosecond is an instruction of
  * the guest, and the figure holds both processes and the kernel: --mode insn
@@ -115,6 +115,7 @@ static struct {
 	bool json;
 	const char *netns[2];	/* of the client, of the server; NULL: where we are */
 	struct in_addr address;	/* of the server */
+	struct in_addr published; /* that leads there, where not 0 */
 } opt = {
 	.size = 1,
 	.count = 1000,
@@ -798,6 +799,8 @@ static void do_listen(void)
 		die("listen: %s.", strerror(errno));
 	if (opt.transport != UNIX && getsockname(listener, &addr.sa, &addr_len) < 0)
 		die("getsockname: %s.", strerror(errno));
+	if (opt.published.s_addr)
+		addr.in.sin_addr = opt.published;
 }
 
 static int by_value(const void *a, const void *b)
@@ -857,7 +860,8 @@ static void usage(FILE *f)
 	      "                     [--size BYTES] [--count OPERATIONS] [--warmup OPERATIONS]\n"
 	      "                     [--time MILLISECONDS] [--reps N] [--port PORT] [--nodelay]\n"
 	      "                     [--cpus CLIENT,SERVER] [--mode insn|wall] [--timeout SECONDS]\n"
-	      "                     [--netns CLIENT,SERVER --address IPV4] [--idle CONNECTIONS]\n"
+	      "                     [--netns CLIENT,SERVER --address IPV4 [--published IPV4]]\n"
+	      "                     [--idle CONNECTIONS]\n"
 	      "                     [--pairs N] [--busy-poll MICROSECONDS] [--json]\n"
 	      "                     [--by write|more|cork|sendfile|splice|zerocopy]\n"
 	      "\n"
@@ -907,6 +911,7 @@ static void parse(int argc, char **argv)
 		{ "netns", required_argument, NULL, 'N' },
 		{ "idle", required_argument, NULL, 'I' },
 		{ "address", required_argument, NULL, 'A' },
+		{ "published", required_argument, NULL, 'Q' },
 		{ "pairs", required_argument, NULL, 'P' },
 		{ "busy-poll", required_argument, NULL, 'B' },
 		{ "by", required_argument, NULL, 'b' },
@@ -978,6 +983,10 @@ static void parse(int argc, char **argv)
 			break;
 		case 'A':
 			if (inet_pton(AF_INET, optarg, &opt.address) != 1)
+				die("'%s' is no IPv4 address.", optarg);
+			break;
+		case 'Q':
+			if (inet_pton(AF_INET, optarg, &opt.published) != 1)
 				die("'%s' is no IPv4 address.", optarg);
 			break;
 		case 'P':
