@@ -139,9 +139,12 @@ fn with<R>(isn: u32, f: impl FnOnce(&mut Chain) -> R) -> Option<R> {
     // SAFETY: It is freed once no hook, no sysctl and no notifier runs any more, which are all that
     // calls this.
     let bucket = unsafe { table.as_ref() }.get(hash(isn))?;
+    // Locals go in the other order, so that the lock is given back with bottom halves off; a
+    // temporary of the last expression would outlive both.
     let _off = BhOff::new();
+    let mut chain = bucket.lock();
 
-    Some(f(&mut bucket.lock()))
+    Some(f(&mut chain))
 }
 
 /// They are chosen at random (RFC 6528).
