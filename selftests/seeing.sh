@@ -273,7 +273,7 @@ program()
 	"$friends" watch --json --of 1 >"$TMP/elsewhere" 2>&1 &
 	elsewhere=$!
 	for watch in "$pid" "$elsewhere"; do
-		within 5000 eval "ls -d $TRACING/instances/tcp_friends-$watch >/dev/null 2>&1"
+		within 20000 eval "ls -d $TRACING/instances/tcp_friends-$watch >/dev/null 2>&1"
 		check_err $? "watch has no instance of tracefs: $(head -n 3 "$TMP/watched")"
 	done
 	xfer_end "$XFER_PID" "$XFER_OUT"
