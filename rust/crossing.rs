@@ -88,7 +88,7 @@ pub(crate) fn device_gone(gone: &Gone) {
     for_each_crossing(|path| path.passes(gone), pairing::part);
 }
 
-/// A segment with that mark comes in or leaves by a device (hook).
+/// A segment with that mark passes a device (hook).
 pub(crate) fn hop(mark: Mark, device: Device<'_>) {
     offers::passes(mark, device);
 }

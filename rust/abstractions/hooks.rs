@@ -154,7 +154,7 @@ pub(crate) trait Hooks {
     /// `sock`, locked by the caller, is no longer fit for a friend.
     fn gone(sock: &Sock, rcu: Rcu<'_>);
 
-    /// A segment with that mark comes in or leaves by a device.
+    /// A segment with that mark passes a device.
     fn hop(mark: Mark, device: Device<'_>);
 
     /// `sock`, which the caller owns, sends its SYN.
