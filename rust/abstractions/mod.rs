@@ -21,7 +21,8 @@
 //! a socket here.
 //!
 //! Innermost are the locks of [`offers`] and, inside them, of the list of pairs that cross:
-//! with one of them held no other is taken.
+//! with one of them held no other is taken. Who tells that a device goes holds `rtnl_mutex`
+//! ([`device`]), outside of both; a socket's spinlock may be held outside of them, too.
 //!
 //! `net_rwsem` is held, for reading, by [`for_each_namespace`] alone, as the module
 //! leaves: outermost, in process context, with the locks of the table of established
