@@ -153,7 +153,8 @@ fn hash(isn: u32) -> usize {
 }
 
 /// Makes an offer for `sock`, which the caller owns, and returns the mark of its SYN.
-/// Not if it has one, or a friend, or there is no memory.
+/// Not if it has one, or a friend, or there is no memory; that is charged to the cgroup of
+/// the calling task.
 pub(crate) fn make(sock: &Sock, isn: u32) -> Option<Mark> {
     let mark = Mark {
         token: TOKEN.fetch_add(1, Relaxed).wrapping_add(1),
@@ -167,7 +168,7 @@ pub(crate) fn make(sock: &Sock, isn: u32) -> Option<Mark> {
             path: Path::new(),
             next: None,
         },
-        GFP_ATOMIC | __GFP_NOWARN,
+        GFP_ATOMIC | __GFP_NOWARN | (GFP_KERNEL_ACCOUNT & !GFP_KERNEL),
     )
     .ok()?;
 
