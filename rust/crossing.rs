@@ -39,9 +39,9 @@ use crate::{
         offers,
         tell_crosses,
         Arrival,
+        Change,
         Device,
         End,
-        Gone,
         Mark,
         Opening,
         Rcu,
@@ -79,13 +79,14 @@ pub(crate) fn switched() {
     }
 }
 
-/// A device goes: offers whose segments passed it are no good, and pairs part
-/// (invariant 4). May sleep; `rtnl_mutex` is held.
-pub(crate) fn device_gone(gone: &Gone) {
+/// A device goes, or gets a master that segments have not passed so far: offers whose
+/// segments passed it are no good, and pairs part (invariant 4). May sleep; `rtnl_mutex`
+/// is held.
+pub(crate) fn device_changed(by: &Change) {
     // In this order: an offer is accepted with its bucket locked, so that what was accepted
     // before its path was broken is in the list by now.
-    offers::break_paths(|path| path.passes(gone));
-    for_each_crossing(|path| path.passes(gone), pairing::part);
+    offers::break_paths(|path| path.is_changed(by));
+    for_each_crossing(|path| path.is_changed(by), pairing::part);
 }
 
 /// A segment with that mark passes a device (hook).

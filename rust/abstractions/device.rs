@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Network devices: who watches or governs what passes them, those that a
-//! connection passes, and that they go.
+//! connection passes, and how that changes.
 //!
 //! C header: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h)
 
@@ -9,6 +9,7 @@ use core::{
     marker::PhantomData,
     ptr::{
         addr_of,
+        null_mut,
         NonNull, //
     },
 };
@@ -85,7 +86,7 @@ impl<'a> Device<'a> {
         }
     }
 
-    /// Zero if no XDP program runs in the driver.
+    /// Zero if no XDP program runs in the driver, be it by a link of BPF or not.
     #[inline(always)]
     fn driver_programs(self) -> usize {
         // SAFETY: As above.
@@ -93,6 +94,7 @@ impl<'a> Device<'a> {
             let states = addr_of!((*self.0.as_ptr()).xdp_state);
 
             addr_of!((*states)[DRV].prog).read_volatile().addr()
+                | addr_of!((*states)[DRV].link).read_volatile().addr()
         }
     }
 
@@ -170,7 +172,7 @@ struct Few<T, const N: usize> {
 impl<T, const N: usize> Few<T, N> {
     const fn new() -> Self {
         Self {
-            all: [core::ptr::null_mut(); N],
+            all: [null_mut(); N],
             len: 0,
         }
     }
@@ -256,9 +258,13 @@ impl Path {
         self.broken |= !added;
     }
 
-    /// Whether it passes that device.
-    pub(crate) fn passes(&self, gone: &Gone) -> bool {
-        self.devices.has(gone.0) || self.below.has(gone.0)
+    fn has(&self, dev: *mut bindings::net_device) -> bool {
+        self.devices.has(dev) || self.below.has(dev)
+    }
+
+    /// Whether it is another one, or none, after that.
+    pub(crate) fn is_changed(&self, by: &Change) -> bool {
+        self.has(by.device) && (by.master.is_null() || !self.has(by.master))
     }
 
     /// It is no good any more.
@@ -350,10 +356,15 @@ unsafe fn each<'a, const N: usize>(
     })
 }
 
-/// A device that goes, or leaves its namespace.
-pub(crate) struct Gone(*mut bindings::net_device);
+/// A device goes, or leaves its namespace; or comes below another one, as a port comes to
+/// a bridge.
+pub(crate) struct Change {
+    device: *mut bindings::net_device,
+    /// The other one; null if the device goes.
+    master: *mut bindings::net_device,
+}
 
-/// Devices that go are told for as long as this lives.
+/// Changes of devices are told for as long as this lives.
 ///
 /// # Invariants
 ///
@@ -396,6 +407,10 @@ impl Drop for Registration {
     }
 }
 
+const UNREGISTER: c_ulong = bindings::netdev_cmd_NETDEV_UNREGISTER as c_ulong;
+const CHANGEUPPER: c_ulong = bindings::netdev_cmd_NETDEV_CHANGEUPPER as c_ulong;
+const DONE: c_int = bindings::NOTIFY_DONE as c_int;
+
 /// # Safety
 ///
 /// As `notifier_block.notifier_call` of network devices.
@@ -404,11 +419,21 @@ unsafe extern "C" fn event(
     event: c_ulong,
     info: *mut c_void,
 ) -> c_int {
-    // Also told when a device goes to another namespace.
-    if event == bindings::netdev_cmd_NETDEV_UNREGISTER as c_ulong {
-        // SAFETY: That is what the C side passes.
-        let dev = unsafe { (*info.cast::<bindings::netdev_notifier_info>()).dev };
-        crate::crossing::device_gone(&Gone(dev));
-    }
-    bindings::NOTIFY_DONE as c_int
+    // SAFETY: The C side passes that with every event.
+    let device = unsafe { (*info.cast::<bindings::netdev_notifier_info>()).dev };
+    let master = match event {
+        // Also told when a device goes to another namespace.
+        UNREGISTER => null_mut(),
+        CHANGEUPPER => {
+            // SAFETY: That is what the C side passes with this one.
+            let info = unsafe { &*info.cast::<bindings::netdev_notifier_changeupper_info>() };
+            if !info.linking {
+                return DONE;
+            }
+            info.upper_dev
+        }
+        _ => return DONE,
+    };
+    crate::crossing::device_changed(&Change { device, master });
+    DONE
 }

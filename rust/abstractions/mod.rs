@@ -45,8 +45,8 @@ pub(crate) mod trace;
 
 pub(crate) use crossings::for_each_crossing;
 pub(crate) use device::{
+    Change,
     Device,
-    Gone,
     Path,
     Registration as DevicesRegistration, //
 };
