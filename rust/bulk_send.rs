@@ -221,7 +221,7 @@ fn to_queue<const N: usize>(
 
     p.refresh_mstamp();
     let moved = batch.queue(s.write_seq(), |mut skb| {
-        if !growth::has_room(&mut p, member) {
+        if !growth::has_room(s, &mut p, member) {
             return Err(skb);
         }
         if !p.rmem_schedule_new(&skb) {

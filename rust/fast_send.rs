@@ -102,7 +102,7 @@ pub(crate) fn send(
         || !member.peer_still_paired()
         || !fence::is_clear(&s, &p, &member)
         || member.question().is_due(member.namespace())
-        || !growth::has_room(&mut p, &member)
+        || !growth::has_room(&mut s, &mut p, &member)
     {
         return Ok(0);
     }

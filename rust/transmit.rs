@@ -214,7 +214,7 @@ fn locked(
             let Place::Queue(mut p) = place else {
                 return Ok(moved);
             };
-            if !full && moved.stop == Stop::Full && growth::has_room(&mut p, member) {
+            if !full && moved.stop == Stop::Full && growth::has_room(s, &mut p, member) {
                 place = Place::Queue(p);
                 moved.add(&move_all(s, peer, &mut place, mss, nonagle));
                 let Place::Queue(same) = place else {

@@ -1126,9 +1126,9 @@ impl<'a> Tcp<'a> {
     /// Lets the receive buffer be `size` bytes, but no more than `tcp_rmem` allows;
     /// the window follows (`tcp_rcvbuf_grow()`).
     ///
-    /// Returns whether it grew: not where the program or the administrator has set
-    /// its size, or memory is short.
-    pub(crate) fn grow_receive_buffer(&mut self, size: i32) -> bool {
+    /// Returns its size, if it grew: not where the program or the administrator has
+    /// set it, or memory is short.
+    pub(crate) fn grow_receive_buffer(&mut self, size: i32) -> Option<i32> {
         let (sk, tp) = (self.0.raw(), self.0.tp());
         // SAFETY: By the type invariants the fields are ours to write, others use `READ_ONCE()`.
         // The namespace outlives the socket; its sysctls are single words, read volatile.
@@ -1139,18 +1139,41 @@ impl<'a> Tcp<'a> {
                 || addr_of!((*ipv4).sysctl_tcp_moderate_rcvbuf).read_volatile() == 0
                 || bindings::tcp_under_memory_pressure(sk)
             {
-                return false;
+                return None;
             }
             let most = addr_of!((*ipv4).sysctl_tcp_rmem[2]).read_volatile();
             let size = size.min(most);
             if size <= addr_of!((*sk).sk_rcvbuf).read() {
-                return false;
+                return None;
             }
             addr_of_mut!((*sk).sk_rcvbuf).write_volatile(size);
             addr_of_mut!((*tp).window_clamp)
                 .write_volatile(bindings::tcp_win_from_space(sk, size) as u32);
+            Some(size)
         }
-        true
+    }
+
+    /// Lets the send buffer be `size` bytes, but no more than `tcp_wmem` allows
+    /// (`tcp_sndbuf_expand()`).
+    ///
+    /// Not where the program has set its size, or memory is short
+    /// (`tcp_should_expand_sndbuf()`).
+    pub(crate) fn grow_send_buffer(&mut self, size: i32) {
+        let sk = self.0.raw();
+        // SAFETY: By the type invariants the field is ours to write, others use `READ_ONCE()`. The
+        // namespace outlives the socket; its sysctl is a single word, read volatile.
+        unsafe {
+            if u32::from((*sk).sk_userlocks) & bindings::SOCK_SNDBUF_LOCK != 0
+                || bindings::tcp_under_memory_pressure(sk)
+            {
+                return;
+            }
+            let ipv4 = addr_of!((*self.0.net().raw()).ipv4);
+            let size = size.min(addr_of!((*ipv4).sysctl_tcp_wmem[2]).read_volatile());
+            if size > addr_of!((*sk).sk_sndbuf).read() {
+                addr_of_mut!((*sk).sk_sndbuf).write_volatile(size);
+            }
+        }
     }
 
     /// After `copied` bytes were read: tells the other end of the room, if it has
