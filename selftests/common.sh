@@ -207,6 +207,21 @@ between()
 	return "$rc"
 }
 
+# xdp_begin NS DEVICE driver|generic: an XDP program that lets all pass.
+xdp_begin()
+{
+	ip netns exec "$1" xdp "$2" "$3" >"$TMP/xdp" 2>&1 &
+	XDP=$!
+	within 5000 grep -q attached "$TMP/xdp"
+	check_err $? "$(cat "$TMP/xdp")"
+}
+
+xdp_end()
+{
+	kill "$XDP"
+	wait "$XDP" 2>/dev/null
+}
+
 no_friends()
 {
 	local ns name

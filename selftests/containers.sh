@@ -6,10 +6,14 @@
 
 . "$(dirname "$0")/common.sh"
 
+# Set in a test's second variant: the same, by the wire.
+WIRE=''
+
 # net.ipv4.tcp_friends_cross, until the test ends.
 cross()
 {
 	need_friends || return
+	[ -z "$WIRE" ] || set -- 0
 	sysctl -q -w net.ipv4.tcp_friends_cross="$1"
 	check_err $? "net.ipv4.tcp_friends_cross cannot be set"
 	defer sysctl -q -w net.ipv4.tcp_friends_cross=0
@@ -46,8 +50,10 @@ attach()
 
 bridge()
 {
-	ip -n "$h" link add br0 type bridge forward_delay 0
-	ip -n "$h" link set br0 up
+	local name=${BRIDGE:-br0}
+
+	ip -n "$h" link add "$name" type bridge forward_delay 0
+	ip -n "$h" link set "$name" up
 }
 
 # sees FROM ADDRESS
@@ -82,6 +88,7 @@ friends_are()
 {
 	local ns
 
+	[ -z "$WIRE" ] || { no_friends; return; }
 	for ns in "$a" "$b"; do
 		within 2000 stat_at_least "$ns" crossed "$1"
 		check_err $? "$(friends_stat "$ns" crossed) of $1 crossed in $ns"
@@ -113,7 +120,7 @@ moved()
 
 moved_at_least()
 {
-	[ "$(moved)" -ge "$1" ]
+	[ -n "$WIRE" ] || [ "$(moved)" -ge "$1" ]
 }
 
 goes_on()
@@ -154,12 +161,12 @@ by_wire()
 	check_err $? "no transmission was left to the wire for $2"
 }
 
-# A request and a response every other ms between $a and $b, over friends.
+# talk [ADDRESS]: a request and a response every other ms between $a and $b, over friends.
 talk()
 {
 	XFER_OUT=$(mktemp "$TMP/xfer.XXXXXX")
 	friends_xfer -t "$XFER_STALL" -S "/run/netns/$b" -C "/run/netns/$a" \
-		-a 192.0.2.2 -r 0 -z 1000 -i 2 >"$XFER_OUT" 2>&1 &
+		-a "${1:-192.0.2.2}" -r 0 -z 1000 -i 2 >"$XFER_OUT" 2>&1 &
 	XFER_PID=$!
 	within 5000 grep -q '^port' "$XFER_OUT"
 	check_err $? "friends_xfer did not start: $(cat "$XFER_OUT")"
@@ -297,8 +304,8 @@ fifty()
 	done
 	check_err "$rc" "a transfer failed"
 	for ((i = 0; i < n; i++)); do
-		stat_is "${all[i]}" crossed 4
-		check_err $? "$(friends_stat "${all[i]}" crossed) of 4 crossed in container $i"
+		stat_is "${all[i]}" crossed "$([ -n "$WIRE" ] && echo 0 || echo 4)"
+		check_err $? "$(friends_stat "${all[i]}" crossed) crossed in container $i"
 	done
 }
 
@@ -332,6 +339,11 @@ tenants()
 	for ns in "${all[@]}"; do
 		sum=$((sum + $(friends_stat "$ns" crossed)))
 	done
+	if [ -n "$WIRE" ]; then
+		[ "$sum" = 0 ]
+		check_err $? "$sum ends have become friends"
+		return
+	fi
 	# Of a few the friendship may come too late, or memory be short.
 	[ "$sum" -ge $((2 * count - count / 50)) ] && [ "$sum" -le $((2 * count)) ]
 	check_err $? "$sum ends of $count connections have become friends"
@@ -377,6 +389,23 @@ ipvlan_l3()
 	siblings ipvlan l3
 }
 
+# The host itself is one of them, and then the other.
+host()
+{
+	local a b
+
+	begin_at_bridge || return
+	ip -n "$h" address add 192.0.2.254/24 dev br0
+	willing "$h"
+	sees "$h" 192.0.2.2
+	a=$h
+	between -n 2 -b "$(scaled 2000000)" -a 192.0.2.2
+	friends_are 2
+	a=$b b=$h
+	between -n 2 -b "$(scaled 2000000)" -a 192.0.2.254
+	friends_are 4
+}
+
 # ---- NAT --------------------------------------------------------------------
 
 # $a and $b at bridges of their own, $h routes between them.
@@ -411,6 +440,21 @@ routed()
 	sees "$a" 198.51.100.2
 	between -n 4 -b "$(scaled 4000000)" -a 198.51.100.2
 	friends_are 4
+}
+
+# The host routes in a table of its own.
+vrf()
+{
+	setup_routed || return
+	ip -n "$b" route add default via 198.51.100.254
+	ip -n "$h" link add vrf0 type vrf table 10
+	check_err $? "there is no VRF"
+	ip -n "$h" link set vrf0 up
+	ip -n "$h" link set veth_a master vrf0
+	ip -n "$h" link set br0 master vrf0
+	sees "$a" 198.51.100.2
+	between -n 2 -b "$(scaled 2000000)" -a 198.51.100.2
+	friends_are 2
 }
 
 # A port of the host leads to $b, and $b sees the host in place of $a. What the tracker
@@ -449,6 +493,212 @@ published()
 	between -p 5001 -a 198.51.100.2 -A 192.0.2.254 "$@"
 }
 
+# strict_tracker NS CHAIN: its tracker forgets who is silent for two seconds, and what it
+# does not know is dropped.
+strict_tracker()
+{
+	ip netns exec "$1" nft -f - <<-END
+		table ip t {
+			chain $2 {
+				type filter hook $2 priority 0; policy drop
+				ct state established accept
+				ct state new tcp flags & (syn | ack) == syn accept
+			}
+		}
+	END
+	check_err $? "nft failed"
+	ip netns exec "$1" sysctl -q -w net.netfilter.nf_conntrack_tcp_loose=0 \
+		net.netfilter.nf_conntrack_tcp_timeout_established=2
+	check_err $? "sysctl failed"
+}
+
+# friends_for_long NS: friends outlive the tracker's time.
+friends_for_long()
+{
+	sleep 6
+	goes_on "after the tracker's time"
+	friends_again "after the tracker's time"
+	ip netns exec "$1" conntrack -L -p tcp 2>/dev/null |
+		grep ESTABLISHED | grep -q "dport=$XFER_PORT "
+	check_err $? "the tracker has lost them"
+}
+
+tracker()
+{
+	setup_routed || return
+	ip -n "$b" route add default via 198.51.100.254
+	strict_tracker "$h" forward
+	talk 198.51.100.2
+	friends_for_long "$h"
+	end
+}
+
+# Both ends are one container's, and so is the tracker.
+tracker_at_home()
+{
+	local a b
+
+	cross 1 || return
+	a=''
+	setup_ns a
+	b=$a
+	strict_tracker "$a" input
+	strict_tracker "$a" output
+	willing "$a"
+	talk 127.0.0.1
+	friends_for_long "$a"
+	end
+}
+
+# The same port, of the host's own programs.
+nat_of_the_host()
+{
+	local a
+
+	begin_at_bridge || return
+	ip -n "$h" address add 192.0.2.254/24 dev br0
+	ip netns exec "$h" nft -f - <<-END
+		table ip t {
+			chain out {
+				type nat hook output priority -100
+				ip daddr 192.0.2.254 tcp dport 5001 dnat to 192.0.2.2
+			}
+			chain post {
+				type nat hook postrouting priority 100
+				oifname br0 masquerade
+			}
+		}
+	END
+	check_err $? "nft failed"
+	willing "$h"
+	a=$h
+	between -p 5001 -a 192.0.2.2 -A 192.0.2.254 -n 2 -b "$(scaled 2000000)"
+	friends_are 2
+}
+
+# published_by_ipvs PORT: it leads to $b.
+published_by_ipvs()
+{
+	setup_routed || return
+	ip -n "$b" route add default via 198.51.100.254
+	ip netns exec "$h" ipvsadm -A -t "192.0.2.254:$1" -s rr &&
+		ip netns exec "$h" ipvsadm -a -t "192.0.2.254:$1" \
+			-r "198.51.100.2:$1" -m
+	check_err $? "ipvsadm failed"
+}
+
+ipvs()
+{
+	published_by_ipvs 5001 || return
+	published -n 4 -b "$(scaled 4000000)"
+	friends_are 4
+	published -r "$(scaled 2000)" -i 1 -z 500
+	friends_are 5
+}
+
+# ---- proxies ----------------------------------------------------------------
+
+# A program of $a has a proxy beside it, which knows where $b is.
+sidecar()
+{
+	local n=4
+
+	begin_at_bridge || return
+	cat >"$TMP/haproxy.cfg" <<-END
+		global
+			log stdout format raw local0 err
+		defaults
+			mode tcp
+			timeout connect 10s
+			timeout client 60s
+			timeout server 60s
+			option splice-auto
+		listen service
+			bind 127.0.0.1:5001
+			server one 192.0.2.2:5001
+	END
+	ip netns exec "$a" haproxy -db -f "$TMP/haproxy.cfg" >"$TMP/haproxy" 2>&1 &
+	PROXY=$!
+	within 10000 listens "$a" 5001
+	check_err $? "haproxy did not start: $(cat "$TMP/haproxy")"
+	between -p 5001 -a 192.0.2.2 -A 127.0.0.1 -n "$n" -b "$(scaled 2000000)"
+	between -p 5001 -a 192.0.2.2 -A 127.0.0.1 -r "$(scaled 1000)" -z 700
+	kill "$PROXY"
+	wait "$PROXY" 2>/dev/null
+	[ -n "$WIRE" ] || friends_are $((n + 1))
+	# To the proxy they are, either way.
+	[ $(($(friends_stat "$a" pairs_total) - $(friends_stat "$a" crossed))) = $((n + 1)) ]
+	check_err $? "not all of $((n + 1)) were friends of the proxy beside them"
+}
+
+# listens NS PORT
+listens()
+{
+	[ -n "$(ip netns exec "$1" ss -Htln "sport = $2")" ]
+}
+
+# A proxy of the host takes what goes to $b, under the address of $b, and changes it: who
+# took $b for the peer would see what it has sent.
+tproxy()
+{
+	setup_routed || return
+	willing "$h"
+	ip -n "$b" route add default via 198.51.100.254
+	ip -n "$h" rule add fwmark 1 lookup 100
+	ip -n "$h" route add local default dev lo table 100
+	ip netns exec "$h" nft -f - <<-END
+		table ip t {
+			chain pre {
+				type filter hook prerouting priority mangle
+				iifname veth_a tcp dport 5001 tproxy to :5002 meta mark set 1 accept
+				iifname veth_a tcp dport 5001 drop
+			}
+		}
+	END
+	check_err $? "nft failed"
+	ip netns exec "$h" python3 - >"$TMP/proxy" 2>&1 <<-END &
+		import socket
+		listener = socket.socket()
+		listener.setsockopt(socket.IPPROTO_IP, 19, 1) # IP_TRANSPARENT
+		listener.bind(("0.0.0.0", 5002))
+		listener.listen()
+		print("ready", flush=True)
+		while True:
+		    client = listener.accept()[0]
+		    server = socket.create_connection(client.getsockname())
+		    while data := client.recv(1000):
+		        server.sendall(data.upper())
+		        client.sendall(server.recv(1000).title())
+	END
+	within 20000 grep -q ready "$TMP/proxy"
+	check_err $? "python3 did not start: $(cat "$TMP/proxy")"
+	ip netns exec "$b" python3 - >"$TMP/server" 2>&1 <<-END &
+		import socket
+		listener = socket.create_server(("198.51.100.2", 5001))
+		print("ready", flush=True)
+		while True:
+		    s = listener.accept()[0]
+		    while data := s.recv(1000):
+		        s.sendall(b"from b " + data)
+	END
+	within 20000 grep -q ready "$TMP/server"
+	check_err $? "python3 did not start: $(cat "$TMP/server")"
+	ip netns exec "$a" python3 - >"$TMP/client" 2>&1 <<-END
+		import socket
+		for i in range($(scaled 40)):
+		    s = socket.create_connection(("198.51.100.2", 5001))
+		    for k in range(20):
+		        s.sendall(b"request %d\n" % k)
+		        assert s.recv(1000) == b"From B Request %d\n" % k
+		    s.close()
+	END
+	check_err $? "the client ended with: $(tail -n 1 "$TMP/client")"
+	[ -n "$WIRE" ] || stat_at_least "$a" crossed "$(scaled 40)"
+	check_err $? "$(friends_stat "$a" crossed) of $(scaled 40) were friends of the proxy"
+	stat_is "$h" crossed $(($(friends_stat "$a" crossed) + $(friends_stat "$b" crossed)))
+	check_err $? "$a and $b were friends past the proxy"
+}
+
 # ---- who watches ------------------------------------------------------------
 
 # Each device on the way.
@@ -479,6 +729,14 @@ shaping()
 
 	begin_at_bridge || return
 	talk
+	for where in 'tbf rate 1gbit burst 1mb latency 50ms' 'fq maxrate 1gbit'; do
+		# shellcheck disable=SC2086
+		ip netns exec "$h" tc qdisc replace dev veth_a root $where
+		check_err $? "tc failed"
+		by_wire traffic_control "a rate"
+		ip netns exec "$h" tc qdisc del dev veth_a root
+		friends_again "without a rate"
+	done
 	for where in "$a eth0" "$h veth_b" "$b eth0"; do
 		# shellcheck disable=SC2086
 		set -- $where
@@ -493,6 +751,23 @@ shaping()
 		by_wire traffic_control "a classifier at $2"
 		ip netns exec "$1" tc qdisc del dev "$2" clsact
 		friends_again "without the classifier at $2"
+	done
+	end
+}
+
+xdp_programs()
+{
+	local where
+
+	begin_at_bridge || return
+	talk
+	for where in "$a eth0 generic" "$h veth_b driver" "$b eth0 driver" "$h br0 generic"; do
+		# shellcheck disable=SC2086
+		set -- $where
+		xdp_begin "$@"
+		by_wire traffic_control "an XDP program at $2"
+		xdp_end
+		friends_again "without the XDP program at $2"
 	done
 	end
 }
@@ -536,6 +811,22 @@ cable()
 	end
 }
 
+# Both ports come to another bridge: who captures there has all of it.
+rebridged()
+{
+	begin_at_bridge || return
+	talk
+	BRIDGE=br1 bridge
+	ip -n "$h" link set veth_a master br1
+	ip -n "$h" link set veth_b master br1
+	goes_on "by another bridge"
+	no_pairs "$a"
+	no_pairs "$b"
+	end
+	between -n 2 -b 100000 -a 192.0.2.2
+	[ -n "$WIRE" ] || friends_are 3
+}
+
 # ---- how it ends ------------------------------------------------------------
 
 # The device goes, and comes back under the same address.
@@ -549,6 +840,36 @@ device_deleted()
 	attach "$b" veth_b 192.0.2.2 2001:db8::2
 	goes_on "when there is a device again"
 	end
+}
+
+device_is_gone()
+{
+	! ip -n "$h" link show "$1" >/dev/null 2>&1
+}
+
+# Its namespace has no name any more, and goes with its last socket. So do its devices.
+namespace_deleted()
+{
+	local bytes
+
+	begin_at_bridge || return
+	talk
+	ip netns del "$b"
+	sleep "$(slow && echo 3 || echo 1)"
+	bytes=$(ip netns exec "$a" ss -Htin state established |
+		grep -o 'bytes_received:[0-9]*')
+	sleep 0.5
+	[ "$bytes" != "$(ip netns exec "$a" ss -Htin state established |
+		grep -o 'bytes_received:[0-9]*')" ]
+	check_err $? "nothing moves without the name"
+	[ -n "$WIRE" ] || stat_is "$a" pairs 1
+	check_err $? "they are no friends any more without the name"
+	! device_is_gone veth_b
+	check_err $? "vacuous: the namespace has not outlived its name"
+	end
+	no_pairs "$a"
+	within 10000 device_is_gone veth_b
+	check_err $? "the namespace is held by somebody"
 }
 
 # A container is killed: the other end hears of it.
@@ -581,7 +902,7 @@ killed()
 		        n += got
 	END
 	CLIENT=$!
-	within 20000 moved_at_least 50000
+	within 20000 arrived 50000 && within 2000 moved_at_least 50000
 	check_err $? "vacuous: friends move nothing"
 	kill -KILL "$SERVER"
 	wait "$SERVER" 2>/dev/null
@@ -595,10 +916,11 @@ killed()
 
 # ---- where the mark is lost -------------------------------------------------
 
-# unmarked WHAT [ADDRESS]: it works, and nobody is a friend.
+# unmarked WHAT [ARG...]: it works, and nobody is a friend. The arguments are friends_xfer's.
 unmarked()
 {
-	between -n 2 -b "$(scaled 1000000)" -a "${2:-192.0.2.2}"
+	[ $# -gt 1 ] || set -- "$1" -a 192.0.2.2
+	between -n 2 -b "$(scaled 1000000)" "${@:2}"
 	stat_is "$a" crossed 0 && stat_is "$b" crossed 0
 	check_err $? "friends by way of $1"
 	stat_at_least "$a" offered 2
@@ -702,22 +1024,102 @@ synproxy()
 		}
 	END
 	check_err $? "nft failed"
-	unmarked "a SYN proxy" 198.51.100.2
+	unmarked "a SYN proxy" -a 198.51.100.2
 }
 
-# What a tunnel carries.
+# Read from one TAP device and written to another, by a program.
+tap()
+{
+	cross 1 || return
+	h='' a='' b=''
+	setup_ns h a b
+	bridge
+	attach "$a" veth_a 192.0.2.1
+	BRIDGE=br1 bridge
+	BRIDGE=br1 attach "$b" veth_b 192.0.2.2
+	ip netns exec "$h" python3 - >"$TMP/taps" 2>&1 <<-END &
+		import fcntl, os, select, struct
+		taps = []
+		for name in b"tap_a", b"tap_b":
+		    fd = os.open("/dev/net/tun", os.O_RDWR)
+		    # TUNSETIFF, IFF_TAP | IFF_NO_PI
+		    fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", name, 0x1002))
+		    taps.append(fd)
+		print("ready", flush=True)
+		while True:
+		    for fd in select.select(taps, [], [])[0]:
+		        try:
+		            os.write(taps[1 - taps.index(fd)], os.read(fd, 70000))
+		        except OSError:
+		            pass # The other one is not up yet.
+	END
+	within 20000 grep -q ready "$TMP/taps"
+	check_err $? "python3 did not start: $(cat "$TMP/taps")"
+	ip -n "$h" link set tap_a master br0 up
+	ip -n "$h" link set tap_b master br1 up
+	sees "$a" 192.0.2.2
+	willing "$a" "$b"
+	unmarked "TAP devices"
+}
+
+# What a helper reads, and may rewrite.
+helper()
+{
+	setup_routed || return
+	ip -n "$b" route add default via 198.51.100.254
+	ip netns exec "$h" nft -f - <<-END
+		table ip t {
+			ct helper ftp {
+				type "ftp" protocol tcp
+			}
+			chain pre {
+				type filter hook prerouting priority 0
+				tcp dport 5001 ct helper set "ftp"
+			}
+		}
+	END
+	check_err $? "nft failed"
+	unmarked "a helper of the tracker" -p 5001 -a 198.51.100.2
+	# It is the helper, not the tracker.
+	between -p 5003 -b 100000 -a 198.51.100.2
+	friends_are 1
+}
+
+# The same of IPVS, which has one for this port by itself.
+ipvs_helper()
+{
+	published_by_ipvs 21 || return
+	unmarked "a helper of IPVS" -p 21 -a 198.51.100.2 -A 192.0.2.254
+}
+
+# tunnel ARG...: what a tunnel carries.
 tunnel()
 {
 	begin_at_bridge || return
-	ip -n "$a" tunnel add tun mode ipip local 192.0.2.1 remote 192.0.2.2
-	ip -n "$b" tunnel add tun mode ipip local 192.0.2.2 remote 192.0.2.1
-	check_err $? "there are no tunnels"
+	ip -n "$a" link add tun type "$@" local 192.0.2.1 remote 192.0.2.2 &&
+		ip -n "$b" link add tun type "$@" local 192.0.2.2 remote 192.0.2.1
+	check_err $? "there are no tunnels of this kind"
 	ip -n "$a" address add 203.0.113.1/24 dev tun
 	ip -n "$b" address add 203.0.113.2/24 dev tun
 	ip -n "$a" link set tun up
 	ip -n "$b" link set tun up
 	sees "$a" 203.0.113.2
-	unmarked "a tunnel" 203.0.113.2
+	unmarked "a tunnel" -a 203.0.113.2
+}
+
+ipip()
+{
+	tunnel ipip
+}
+
+gre()
+{
+	tunnel gre
+}
+
+vxlan()
+{
+	tunnel vxlan id 5 dstport 4789
 }
 
 # VLAN devices are seen by nobody where the mark passes.
@@ -732,7 +1134,7 @@ vlan()
 	ip -n "$a" link set eth0.5 up
 	ip -n "$b" link set eth0.5 up
 	sees "$a" 203.0.113.2
-	unmarked "a VLAN" 203.0.113.2
+	unmarked "a VLAN" -a 203.0.113.2
 }
 
 require_command nft
@@ -740,6 +1142,23 @@ require_command tc
 require_command tcpdump
 require_command python3
 require_command ethtool
+require_command ipvsadm
+require_command haproxy
 
-run_tests bulk requests refused switched_off unloaded fifty tenants macvlan ipvlan ipvlan_l3 routed nat capture shaping \
-	firewall cable device_deleted killed queued injected encrypted synproxy tunnel vlan
+# What must come out the same by the wire.
+BOTH=(bulk requests fifty tenants macvlan ipvlan ipvlan_l3 host routed vrf nat nat_of_the_host
+	ipvs tracker tracker_at_home sidecar tproxy firewall cable rebridged
+	device_deleted namespace_deleted killed)
+WIRES=()
+for test in "${BOTH[@]}"; do
+	eval "wire_$test()
+	{
+		local WIRE=1
+
+		$test
+	}"
+	WIRES+=("wire_$test")
+done
+
+run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded capture shaping \
+	xdp_programs queued injected tap encrypted synproxy helper ipvs_helper ipip gre vxlan vlan

@@ -221,6 +221,17 @@ classifier_passes()
 	end
 }
 
+# An XDP program: lo has those in the stack only.
+xdp()
+{
+	begin "$@" || return
+	xdp_begin "$ns" lo generic
+	by_wire traffic_control "an XDP program"
+	xdp_end
+	friends_again "without the XDP program"
+	end
+}
+
 queueing()
 {
 	begin "$@" || return
@@ -390,7 +401,7 @@ interval()
 }
 
 TESTS=()
-for governor in firewall conntrack conntrack_later classifier classifier_passes queueing; do
+for governor in firewall conntrack conntrack_later classifier classifier_passes queueing xdp; do
 	for family in 4 6; do
 		for path in wire friends; do
 			f=${path/wire/0}
