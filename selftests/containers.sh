@@ -206,6 +206,28 @@ requests()
 	check_err $? "$(friends_stat "$a" pairs) pairs are left"
 }
 
+sends_from()
+{
+	[ "$(ip netns exec "$a" ss -Htmn state established | grep -o 'tb[0-9]*' |
+		sort -t b -k 2 -n | tail -n 1 | tr -d tb)" -ge "$1" ]
+}
+
+# TCP lets the send buffer of a stream grow.
+send_buffer()
+{
+	begin_at_bridge || return
+	XFER_OUT=$(mktemp "$TMP/xfer.XXXXXX")
+	nice -n 19 friends_xfer -t "$XFER_STALL" -S "/run/netns/$b" -C "/run/netns/$a" \
+		-a 192.0.2.2 >"$XFER_OUT" 2>&1 &
+	XFER_PID=$!
+	within 5000 grep -q '^port' "$XFER_OUT"
+	check_err $? "friends_xfer did not start: $(cat "$XFER_OUT")"
+	within 20000 sends_from 200000
+	check_err $? "the send buffer stays small: $(ip netns exec "$a" ss -Htmn)"
+	end
+	friends_are 1
+}
+
 # Each of the three can refuse.
 refused()
 {
@@ -1146,8 +1168,8 @@ require_command ipvsadm
 require_command haproxy
 
 # What must come out the same by the wire.
-BOTH=(bulk requests fifty tenants macvlan ipvlan ipvlan_l3 host routed vrf nat nat_of_the_host
-	ipvs tracker tracker_at_home sidecar tproxy firewall cable rebridged
+BOTH=(bulk requests send_buffer fifty tenants macvlan ipvlan ipvlan_l3 host routed vrf nat
+	nat_of_the_host ipvs tracker tracker_at_home sidecar tproxy firewall cable rebridged
 	device_deleted namespace_deleted killed)
 WIRES=()
 for test in "${BOTH[@]}"; do
