@@ -37,6 +37,7 @@ use crate::{
     abstractions::{
         for_each_crossing,
         offers,
+        one_at_a_time,
         tell_crosses,
         Arrival,
         Change,
@@ -68,15 +69,17 @@ fn on() -> bool {
 ///
 /// Switched off, connections go on over the wire (invariant 4).
 pub(crate) fn switched() {
-    let on = on();
+    one_at_a_time(|| {
+        let on = on();
 
-    tell_crosses(on);
-    if !on {
-        // Who still saw it on has made its offer, or formed its pair, when this returns.
-        rcu::synchronize_rcu();
-        offers::withdraw_all();
-        for_each_crossing(|_| true, pairing::part);
-    }
+        tell_crosses(on);
+        if !on {
+            // Who still saw it on has made its offer, or formed its pair, when this returns.
+            rcu::synchronize_rcu();
+            offers::withdraw_all();
+            for_each_crossing(|_| true, pairing::part);
+        }
+    });
 }
 
 /// A device goes, or gets a master that segments have not passed so far: offers whose
@@ -103,7 +106,7 @@ pub(crate) fn syn(sock: &Sock, syn: Opening, rcu: Rcu<'_>) {
     if !on()
         || !namespace.on()
         || sock.has_own_rules()
-        || sock.opened_fast()
+        || sock.opens_fast()
         || sock.has_ipsec(rcu)
         // An address finds the other end, unless it is made into another one on its way.
         || (sock.leads_to_loopback(rcu) && !net.tracks_connections(rcu))

@@ -63,19 +63,25 @@ pub(crate) fn watchers(sock: &Sock, member: &Member<'_>) -> Fence {
     if member.crosses() {
         unless(member.taps() != 0, Wire::Capture)?;
         unless(member.governors() != 0, Wire::Traffic)?;
-        // Each tracker has seen the mark, and checks no windows.
-        unless(
-            is_filtered(member.peer_namespace(), member.peer().net()),
-            Wire::Netfilter,
-        )?;
     } else {
         let lo = net.loopback(rcu).ok_or(Wire::Traffic)?;
 
         unless(lo.taps() != 0, Wire::Capture)?;
         unless(lo.governors() != 0, Wire::Traffic)?;
-        unless(net.tracks_connections(rcu), Wire::Conntrack)?;
     }
-    unless(is_filtered(member.namespace(), net), Wire::Netfilter)?;
+    if member.asks_all() {
+        // Where the pair crosses each tracker has seen the mark, and checks no windows.
+        unless(
+            !member.crosses() && net.tracks_connections(rcu),
+            Wire::Conntrack,
+        )?;
+        unless(
+            is_filtered(member.namespace(), net)
+                || is_filtered(member.peer_namespace(), member.peer().net()),
+            Wire::Netfilter,
+        )?;
+    }
+    // While this is so the wire's answer is not taken, so that all who move come here.
     unless(sock.has_ipsec(rcu), Wire::Ipsec)?;
     unless(sock.cgroup_judges_sent(), Wire::Cgroup)
 }
@@ -158,21 +164,28 @@ pub(crate) fn sender_is_clear(s: &Tcp<'_>, member: &Member<'_>) -> bool {
         && (cfg!(tcp_friends_without = "watchers") || is_unwatched(sender, member))
 }
 
-/// What [`watchers`] asks, for [`is_clear`].
+/// What [`watchers`] asks, for [`is_clear`]. IPsec is found where the question to the wire
+/// is due.
 #[inline(always)]
 fn is_unwatched(sock: &Sock, member: &Member<'_>) -> bool {
-    let (net, rcu) = (sock.net(), member.rcu());
-    let way = if member.crosses() {
-        !member.is_watched() && !is_filtered(member.peer_namespace(), member.peer().net())
+    let way = if member.asks_lo() {
+        sock.net()
+            .loopback(member.rcu())
+            .is_some_and(|lo| lo.taps() | lo.governors() == 0)
+    } else if member.asks_path() {
+        !member.is_watched()
     } else {
-        net.loopback(rcu)
-            .is_some_and(|lo| lo.taps() == 0 && lo.governors() == 0)
-            && !net.tracks_connections(rcu)
+        return asked_all(sock, member);
     };
 
-    way && !is_filtered(member.namespace(), net)
-        && !sock.has_ipsec(rcu)
-        && !sock.cgroup_judges_sent()
+    way && !sock.cgroup_judges_sent()
+}
+
+/// The same, of one for which all has to be asked.
+#[cold]
+#[inline(never)]
+fn asked_all(sock: &Sock, member: &Member<'_>) -> bool {
+    watchers(sock, member).is_ok()
 }
 
 /// The receiver's half of [`is_clear`].

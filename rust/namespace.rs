@@ -113,6 +113,10 @@ impl Namespace {
             // Who still saw it on has formed its pair when this returns.
             rcu::synchronize_rcu();
             self.part_all(net);
+        } else if self.is_strict() {
+            // Likewise.
+            rcu::synchronize_rcu();
+            self.for_all(net, |member| member.ask_all());
         }
     }
 
@@ -129,12 +133,17 @@ impl Namespace {
 
     /// Parts the pairs that there are now. May sleep.
     pub(crate) fn part_all(&self, net: &Net) {
+        self.for_all(net, pairing::part);
+    }
+
+    /// Calls `f` for each socket that has a friend now. May sleep.
+    fn for_all(&self, net: &Net, f: impl Fn(&Member<'_>)) {
         if self.pairs() == 0 {
             return;
         }
         for_each_established(net, |sock: &Sock, rcu: Rcu<'_>| {
             if let Some(member) = Member::of(sock, rcu) {
-                pairing::part(&member);
+                f(&member);
             }
         });
     }

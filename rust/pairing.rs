@@ -37,7 +37,10 @@ use crate::{
     crossing,
     namespace::Namespace,
     seq::between,
-    stats::Counter,
+    stats::{
+        Counter,
+        Wire, //
+    },
 };
 
 /// Whether what `a` has received from the connection's other end fits what `b`
@@ -105,11 +108,25 @@ pub(crate) fn join(sock: &Sock, other: &Sock, path: Option<Path>, rcu: Rcu<'_>) 
     if !heard(sock, other) || !heard(other, sock) {
         return false;
     }
+    // Only what the wire says later is heard of by asking it.
+    if sock.has_ipsec(rcu) || other.has_ipsec(rcu) {
+        ours.count(Counter::Wire(Wire::Ipsec), 1);
+        return false;
+    }
     relieve();
     let crosses = path.is_some();
+    // A tracker that comes later picks the connection up, and checks no windows.
+    let all =
+        ours.is_strict() || theirs.is_strict() || (!crosses && sock.net().tracks_connections(rcu));
     count_both(ours, theirs, Counter::Paired);
-    let formed = Pair::form(sock, other, [ours, theirs], path, rcu);
+    let formed = Pair::form(sock, other, [ours, theirs], path, all, rcu);
     if formed {
+        // The other end may have begun anew since it was asked.
+        if !heard(sock, other) || !heard(other, sock) {
+            if let Some(member) = Member::of(sock, rcu) {
+                part(&member);
+            }
+        }
         if crosses {
             count_both(ours, theirs, Counter::Crossed);
         }

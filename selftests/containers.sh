@@ -545,6 +545,51 @@ friends_for_long()
 	check_err $? "the tracker has lost them"
 }
 
+# A connection is reset, of which the tracker learns nothing, and begins anew with the
+# same ports.
+ports_again()
+{
+	setup_routed || return
+	ip -n "$b" route add default via 198.51.100.254
+	strict_tracker "$h" forward
+	ip netns exec "$h" sysctl -q -w \
+		net.netfilter.nf_conntrack_tcp_timeout_established=600
+	ip netns exec "$b" python3 - >"$TMP/server" 2>&1 <<-END &
+		import socket
+		listener = socket.create_server(("198.51.100.2", 5001))
+		print("ready", flush=True)
+		while True:
+		    s = listener.accept()[0]
+		    try:
+		        while data := s.recv(1000):
+		            s.sendall(data)
+		    except ConnectionResetError:
+		        pass
+	END
+	within 20000 grep -q ready "$TMP/server"
+	check_err $? "python3 did not start: $(cat "$TMP/server")"
+	ip netns exec "$a" python3 - >"$TMP/client" 2>&1 <<-END
+		import socket, struct, time
+		for i in range(4):
+		    s = socket.socket()
+		    s.settimeout($(patience 10))
+		    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+		    s.bind(("192.0.2.1", 40000))
+		    s.connect(("198.51.100.2", 5001))
+		    until = time.monotonic() + $INTERVAL / 1000 * 4
+		    while time.monotonic() < until:
+		        s.sendall(b"x" * 100)
+		        n = 0
+		        while n < 100:
+		            n += len(s.recv(100 - n))
+		        time.sleep(0.001)
+		    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+		    s.close()
+	END
+	check_err $? "the client ended with: $(tail -n 1 "$TMP/client")"
+	friends_are 4
+}
+
 tracker()
 {
 	setup_routed || return
@@ -742,6 +787,28 @@ capture()
 		wait "$DUMP"
 		friends_again "without the capture at $2"
 	done
+	end
+}
+
+# What a bridge floods reaches who has no part in it, and need not be told.
+bystander()
+{
+	local c=''
+
+	begin_at_bridge || return
+	setup_ns c
+	attach "$c" veth_c 192.0.2.3
+	sees "$c" 192.0.2.1
+	ip -n "$h" link set br0 type bridge fdb_flush
+	check_err $? "the bridge does not forget"
+	talk
+	ip netns exec "$c" tcpdump -i eth0 -w /dev/null tcp 2>"$TMP/tcpdump" &
+	DUMP=$!
+	within 10000 grep -q listening "$TMP/tcpdump"
+	check_err $? "tcpdump did not start"
+	friends_again "with a capture that they do not pass"
+	kill "$DUMP"
+	wait "$DUMP"
 	end
 }
 
@@ -1163,14 +1230,15 @@ require_command nft
 require_command tc
 require_command tcpdump
 require_command python3
+require_command conntrack
 require_command ethtool
 require_command ipvsadm
 require_command haproxy
 
 # What must come out the same by the wire.
 BOTH=(bulk requests send_buffer fifty tenants macvlan ipvlan ipvlan_l3 host routed vrf nat
-	nat_of_the_host ipvs tracker tracker_at_home sidecar tproxy firewall cable rebridged
-	device_deleted namespace_deleted killed)
+	nat_of_the_host ipvs ports_again tracker tracker_at_home sidecar tproxy firewall
+	cable rebridged device_deleted namespace_deleted killed)
 WIRES=()
 for test in "${BOTH[@]}"; do
 	eval "wire_$test()
@@ -1182,5 +1250,6 @@ for test in "${BOTH[@]}"; do
 	WIRES+=("wire_$test")
 done
 
-run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded capture shaping \
-	xdp_programs queued injected tap encrypted synproxy helper ipvs_helper ipip gre vxlan vlan
+run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded capture bystander \
+	shaping xdp_programs queued injected tap encrypted synproxy helper ipvs_helper ipip \
+	gre vxlan vlan

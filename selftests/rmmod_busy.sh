@@ -19,9 +19,9 @@ ASKING=16
 ASKERS=61
 NEW_ASKING=4
 
-# Who streams comes last to the processor, and on a slow kernel would never have it.
-slow || XFER_STALL=60
-PACE=$(slow && echo 12 || echo 1)
+# Who streams comes last to the processor, and on a slow kernel would hardly have it.
+XFER_STALL=$(slow && echo 600 || echo 60)
+PACE=$(slow && echo 24 || echo 1)
 
 # Of each group its process, and what that prints; both of those that are to end.
 PIDS=() OUTS=() ENDING=()

@@ -158,10 +158,16 @@ conntrack()
 	end
 }
 
-# One that comes in mid-stream picks the stream up from the wire.
+# One that comes in mid-stream picks the stream up from what asks the wire, or all of the
+# wire's, and does not let it time out.
 conntrack_later()
 {
+	local i
+
 	begin "$@" || return
+	ip netns exec "$ns" sysctl -q -w \
+		net.netfilter.nf_conntrack_tcp_timeout_established=2
+	check_err $? "sysctl of the tracker failed"
 	nft_in -f - <<-END
 		table inet t {
 			chain in {
@@ -171,9 +177,13 @@ conntrack_later()
 		}
 	END
 	check_err $? "nft failed"
-	by_wire conntrack "a tracker"
-	sleep "$(slow && echo 1.5 || echo 0.5)"
-	goes_on "with a tracker for longer"
+	sleep "$(slow && echo 6 || echo 4)"
+	goes_on "with a tracker for long"
+	friends_again "with a tracker for long"
+	for i in ipv4 ipv6; do
+		ip netns exec "$ns" conntrack -L -f $i -p tcp 2>/dev/null
+	done | grep ESTABLISHED | grep -q "dport=$XFER_PORT "
+	check_err $? "the tracker does not follow"
 	nft_in delete table inet t
 	friends_again "without the tracker"
 	end
@@ -449,6 +459,7 @@ lo_down_friends_ipv4()
 require_command nft
 require_command tc
 require_command python3
+require_command conntrack
 
 run_tests "${TESTS[@]}" lo_down_wire_ipv4 lo_down_friends_ipv4 stream_asks \
 	ipsec_block_wire ipsec_block_friends ipsec_transport_wire ipsec_transport_friends \

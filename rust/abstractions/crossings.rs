@@ -7,7 +7,7 @@
 //! # Locks
 //!
 //! The list's spinlock, taken with bottom halves off, innermost. Only forming and
-//! parting such a pair takes it.
+//! parting such a pair takes it. [`one_at_a_time`] has a mutex, outermost.
 
 use core::{
     cell::Cell,
@@ -46,6 +46,9 @@ pub(super) struct Crossing {
     linked: Cell<bool>,
 }
 
+// What it costs beside the pair.
+const _: () = assert!(size_of::<Crossing>() <= 256);
+
 /// The first of the list.
 struct First(*const Crossing);
 
@@ -57,14 +60,29 @@ kernel::sync::global_lock! {
     unsafe(uninit) static LIST: SpinLock<First> = First(null_mut());
 }
 
-/// Prepares the list.
+kernel::sync::global_lock! {
+    // SAFETY: As above, or a sysctl.
+    unsafe(uninit) static SWITCHING: Mutex<()> = ();
+}
+
+/// Calls `f` while nobody else does. May sleep.
+pub(crate) fn one_at_a_time<R>(f: impl FnOnce() -> R) -> R {
+    let _guard = SWITCHING.lock();
+
+    f()
+}
+
+/// Prepares the locks.
 ///
 /// # Safety
 ///
 /// Called once, before anything else of this file.
 pub(super) unsafe fn init() {
     // SAFETY: By the function's safety requirements.
-    unsafe { LIST.init() };
+    unsafe {
+        LIST.init();
+        SWITCHING.init();
+    }
 }
 
 impl Crossing {

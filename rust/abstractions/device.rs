@@ -427,7 +427,8 @@ unsafe extern "C" fn event(
         CHANGEUPPER => {
             // SAFETY: That is what the C side passes with this one.
             let info = unsafe { &*info.cast::<bindings::netdev_notifier_changeupper_info>() };
-            if !info.linking {
+            // A VLAN device or a macvlan above it changes nothing for what passes below.
+            if !info.linking || !info.master {
                 return DONE;
             }
             info.upper_dev

@@ -95,6 +95,8 @@ pub(crate) struct Pair {
     /// For each side: it has something to send that it could not move, and
     /// wants to hear of it when the peer reads.
     waiting: [Atomic<bool>; 2],
+    /// What has to be asked besides of the loopback device before each move.
+    besides: Atomic<i8>,
     /// For each side: its `copied_seq` when its receive buffer last grew.
     grown: [Atomic<u32>; 2],
     /// For each side: whether the wire still lets it.
@@ -108,6 +110,14 @@ pub(crate) struct Pair {
     crossing: Option<KBox<Crossing>>,
     rcu: Opaque<bindings::callback_head>,
 }
+
+/// [`Pair::besides`]: nothing.
+const NOTHING: i8 = 0;
+/// Its path, and not the loopback device.
+const PATH: i8 = 1;
+/// All that there is: a namespace is strict, or has tracked the connection without a
+/// mark.
+const ALL: i8 = 2;
 
 // What it costs beside the data queued.
 const _: () = assert!(size_of::<Pair>() <= 512);
@@ -186,7 +196,8 @@ impl Pair {
             .is_ok()
     }
 
-    /// Makes friends of `a`, which the caller has locked, and `b`.
+    /// Makes friends of `a`, which the caller has locked, and `b`. With `all`, all that
+    /// there is has to be asked before each move.
     ///
     /// Returns whether they became friends: not if either has a friend already
     /// or is closed, or if there is no memory. Where somebody else has parted
@@ -196,6 +207,7 @@ impl Pair {
         b: &Sock,
         namespaces: [&Namespace; 2],
         path: Option<Path>,
+        all: bool,
         _rcu: Rcu<'_>,
     ) -> bool {
         if a.is(b) {
@@ -217,6 +229,11 @@ impl Pair {
             Self {
                 socks: [a, b].map(ARef::from),
                 waiting: [Atomic::new(false), Atomic::new(false)],
+                besides: Atomic::new(match (all, &crossing) {
+                    (true, _) => ALL,
+                    (false, Some(_)) => PATH,
+                    (false, None) => NOTHING,
+                }),
                 grown,
                 questions: [Question::new(), Question::new()],
                 tally: Tally::new(),
@@ -237,14 +254,7 @@ impl Pair {
         // after the critical section that `_rcu` stands for.
         let this = unsafe { &*raw };
 
-        if let Some(crossing) = &this.crossing {
-            // Before anybody can dissolve it.
-            //
-            // SAFETY: It is the pair's, and taken back here or by `dissolve`.
-            unsafe { crossing.link(raw) };
-        }
         if !this.set(Side::A) {
-            this.unlink();
             // SAFETY: Nobody else has seen it.
             drop(unsafe { KBox::from_raw(raw) });
             return false;
@@ -252,9 +262,15 @@ impl Pair {
         if !this.set(Side::B) {
             return !this.dissolve();
         }
+        if let Some(crossing) = &this.crossing {
+            // SAFETY: It is the pair's, and taken back by `dissolve`, or below.
+            unsafe { crossing.link(raw) };
+        }
         if field(&this.socks[0]).load(Relaxed) != this.tagged(Side::A) {
-            // Dissolved between the two: B's was not there yet to be cleared.
+            // Dissolved since: B's may not have been there yet to be cleared, nor the pair in the
+            // list. Who was there before us has cleared A's before it took the list's lock.
             this.clear(Side::B);
+            this.unlink();
             return true;
         }
         if this
@@ -369,9 +385,30 @@ impl<'a> Member<'a> {
     }
 
     /// Whether something else than the loopback device lies between the ends.
-    #[inline(always)]
     pub(crate) fn crosses(&self) -> bool {
         self.pair.crossing.is_some()
+    }
+
+    /// Whether only the loopback device has to be asked before each move.
+    #[inline(always)]
+    pub(crate) fn asks_lo(&self) -> bool {
+        self.pair.besides.load(Relaxed) == NOTHING
+    }
+
+    /// Whether only the path has to be asked.
+    #[inline(always)]
+    pub(crate) fn asks_path(&self) -> bool {
+        self.pair.besides.load(Relaxed) == PATH
+    }
+
+    /// Whether all that there is has to be asked.
+    pub(crate) fn asks_all(&self) -> bool {
+        self.pair.besides.load(Relaxed) == ALL
+    }
+
+    /// From now on it has to be.
+    pub(crate) fn ask_all(&self) {
+        self.pair.besides.store(ALL, Relaxed);
     }
 
     /// What `f` says of the path of one that crosses.
@@ -397,7 +434,7 @@ impl<'a> Member<'a> {
     }
 
     /// Whether either is not zero.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn is_watched(&self) -> bool {
         // SAFETY: As above.
         self.way(|path, rcu| unsafe { path.is_watched(rcu) })

@@ -43,7 +43,10 @@ mod sock;
 mod spent;
 pub(crate) mod trace;
 
-pub(crate) use crossings::for_each_crossing;
+pub(crate) use crossings::{
+    for_each_crossing,
+    one_at_a_time, //
+};
 pub(crate) use device::{
     Change,
     Device,

@@ -75,12 +75,19 @@ struct Offer {
 // SAFETY: The socket is used with the bucket's lock held only, by any thread.
 unsafe impl Send for Offer {}
 
+/// So many offers stand in one bucket at most: their numbers can be chosen
+/// (`TCP_QUEUE_SEQ`), and each is compared with the lock held.
+const LONGEST: usize = 64;
+
 #[derive(Default)]
-struct Chain(Option<KBox<Offer>>);
+struct Chain {
+    first: Option<KBox<Offer>>,
+    len: usize,
+}
 
 impl Chain {
     fn find(&mut self, f: impl Fn(&Offer) -> bool) -> Option<&mut Offer> {
-        let mut at = self.0.as_deref_mut();
+        let mut at = self.first.as_deref_mut();
         while let Some(offer) = at {
             if f(offer) {
                 return Some(offer);
@@ -91,18 +98,20 @@ impl Chain {
     }
 
     fn take(&mut self, f: impl Fn(&Offer) -> bool) -> Option<KBox<Offer>> {
-        let mut link = &mut self.0;
+        let mut link = &mut self.first;
         while link.as_deref().is_some_and(|offer| !f(offer)) {
             link = &mut link.as_mut()?.next;
         }
         let mut taken = link.take()?;
         *link = taken.next.take();
+        self.len = self.len.wrapping_sub(1);
         Some(taken)
     }
 
     fn put(&mut self, mut offer: KBox<Offer>) {
-        offer.next = self.0.take();
-        self.0 = Some(offer);
+        offer.next = self.first.take();
+        self.first = Some(offer);
+        self.len = self.len.wrapping_add(1);
     }
 }
 
@@ -153,7 +162,7 @@ fn hash(isn: u32) -> usize {
 }
 
 /// Makes an offer for `sock`, which the caller owns, and returns the mark of its SYN.
-/// Not if it has one, or a friend, or there is no memory; that is charged to the cgroup of
+/// Not if it has one, or a friend, or there are too many or no memory; that is charged to the cgroup of
 /// the calling task.
 pub(crate) fn make(sock: &Sock, isn: u32) -> Option<Mark> {
     let mark = Mark {
@@ -173,7 +182,7 @@ pub(crate) fn make(sock: &Sock, isn: u32) -> Option<Mark> {
     .ok()?;
 
     with(isn, |chain| {
-        Slot::of(sock).offer(isn).then(|| {
+        (chain.len < LONGEST && Slot::of(sock).offer(isn)).then(|| {
             chain.put(offer);
             mark
         })
@@ -220,7 +229,7 @@ pub(crate) fn passes(mark: Mark, device: Device<'_>) {
 pub(crate) fn break_paths(f: impl Fn(&Path) -> bool) {
     for isn in 0..BUCKETS as u32 {
         with(isn, |chain| {
-            let mut at = chain.0.as_deref_mut();
+            let mut at = chain.first.as_deref_mut();
             while let Some(offer) = at {
                 if f(&offer.path) {
                     offer.path.break_off();
@@ -302,6 +311,10 @@ impl Registration {
             GFP_KERNEL,
         )?;
 
+        // Segments may have outlived the module that was there before.
+        //
+        // SAFETY: No requirements.
+        TOKEN.store(unsafe { bindings::get_random_u64() }, Relaxed);
         TABLE.store(core::ptr::from_ref(table.deref()).cast_mut(), Release);
         Ok(Self(table))
     }

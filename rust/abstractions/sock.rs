@@ -223,6 +223,14 @@ impl Sock {
         }
     }
 
+    /// Whether the SYN that it is about to send carries data or asks for Fast Open. The
+    /// caller owns the socket.
+    pub(crate) fn opens_fast(&self) -> bool {
+        // SAFETY: `self` is a valid socket, and its owner's is the pointer; only whether there is
+        // one is of interest.
+        !unsafe { addr_of!((*self.tp()).fastopen_req).read() }.is_null()
+    }
+
     /// Whether its route leads to the loopback device, and through no IPsec policy.
     /// The caller owns the socket.
     pub(crate) fn leads_to_loopback(&self, _rcu: Rcu<'_>) -> bool {
