@@ -181,7 +181,7 @@ conntrack_later()
 	goes_on "with a tracker for long"
 	friends_again "with a tracker for long"
 	for i in ipv4 ipv6; do
-		ip netns exec "$ns" conntrack -L -f $i -p tcp 2>/dev/null
+		ip netns exec "$ns" conntrack -L -f "$i" -p tcp 2>/dev/null
 	done | grep ESTABLISHED | grep -q "dport=$XFER_PORT "
 	check_err $? "the tracker does not follow"
 	nft_in delete table inet t
@@ -282,10 +282,9 @@ ipsec_block()
 	end
 }
 
-# One that has all be encrypted.
-ipsec_transport()
+# All between local addresses is encrypted from now on.
+encrypt()
 {
-	begin "$@" || return
 	policies_for_lo
 	ip -n "$ns" xfrm state add src 127.0.0.1 dst 127.0.0.1 proto esp spi 1 \
 		mode transport aead 'rfc4106(gcm(aes))' \
@@ -293,14 +292,42 @@ ipsec_transport()
 	check_err $? "ip xfrm failed"
 	policy in tmpl proto esp mode transport level use
 	policy out tmpl proto esp mode transport
+}
+
+# Bytes that were encrypted.
+encrypted()
+{
+	ip -n "$ns" -s xfrm state |
+		awk '/^[ \t]*[0-9]+\(bytes\)/ { n = $1 + 0 } END { print n + 0 }'
+}
+
+# A policy that has all be encrypted.
+ipsec_transport()
+{
+	begin "$@" || return
+	encrypt
 	# It is heard of when the wire is asked next.
 	sleep "$(slow && echo 1.5 || echo 0.5)"
 	by_wire ipsec "a policy"
-	[ "$(ip -n "$ns" -s xfrm state |
-		awk '/^[ \t]*[0-9]+\(bytes\)/ { n = $1 + 0 } END { print n + 0 }')" -gt 20000 ]
+	[ "$(encrypted)" -gt 20000 ]
 	check_err $? "vacuous: next to nothing was encrypted"
 	ip -n "$ns" xfrm policy flush
 	friends_again "without the policy"
+	end
+}
+
+# One that was there first, where the wire is never asked.
+ipsec_first()
+{
+	enter "$1" || return
+	ask_every 0
+	encrypt
+	xfer_start "$ns" -r 0 -z 1000 -i 2 || return
+	goes_on "with a policy"
+	stat_is "$ns" bytes 0
+	check_err $? "friends moved $(friends_stat "$ns" bytes) bytes"
+	[ "$(encrypted)" -gt 20000 ]
+	check_err $? "vacuous: next to nothing was encrypted"
 	end
 }
 
@@ -445,6 +472,16 @@ ipsec_transport_friends()
 	ipsec_transport 1
 }
 
+ipsec_first_wire()
+{
+	ipsec_first 0
+}
+
+ipsec_first_friends()
+{
+	ipsec_first 1
+}
+
 # ::1 does not come back by itself.
 lo_down_wire_ipv4()
 {
@@ -459,8 +496,7 @@ lo_down_friends_ipv4()
 require_command nft
 require_command tc
 require_command python3
-require_command conntrack
 
 run_tests "${TESTS[@]}" lo_down_wire_ipv4 lo_down_friends_ipv4 stream_asks \
 	ipsec_block_wire ipsec_block_friends ipsec_transport_wire ipsec_transport_friends \
-	slow_reader_wire slow_reader_friends interval
+	ipsec_first_wire ipsec_first_friends slow_reader_wire slow_reader_friends interval
