@@ -212,7 +212,7 @@ captures_and_rounds()
 		fi
 		one_round
 		((RET == 0)) || retmsg="round $round: $retmsg"
-		((round % 20)) || log_info "$round of $ROUNDS rounds"
+		((round % 10)) || log_info "$round of $ROUNDS rounds"
 	done
 	touch "$TMP/enough"
 	wait "$captures"
