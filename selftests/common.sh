@@ -207,19 +207,20 @@ between()
 	return "$rc"
 }
 
-# xdp_begin NS DEVICE driver|generic: an XDP program that lets all pass.
-xdp_begin()
+# bpf_begin NS ROLE WHERE: a BPF program that lets all pass (see bpf_pass.c). Without a
+# namespace for a cgroup: ip hides those.
+bpf_begin()
 {
-	ip netns exec "$1" xdp "$2" "$3" >"$TMP/xdp" 2>&1 &
-	XDP=$!
-	within 5000 grep -q attached "$TMP/xdp"
-	check_err $? "$(cat "$TMP/xdp")"
+	${1:+ip netns exec "$1"} bpf_pass "$2" "$3" >"$TMP/bpf" 2>&1 &
+	BPF=$!
+	within 5000 grep -q attached "$TMP/bpf"
+	check_err $? "$(cat "$TMP/bpf")"
 }
 
-xdp_end()
+bpf_end()
 {
-	kill "$XDP"
-	wait "$XDP" 2>/dev/null
+	kill "$BPF"
+	wait "$BPF" 2>/dev/null
 }
 
 no_friends()

@@ -850,13 +850,34 @@ xdp_programs()
 
 	begin_at_bridge || return
 	talk
-	for where in "$a eth0 generic" "$h veth_b driver" "$b eth0 driver" "$h br0 generic"; do
+	for where in "$a generic eth0" "$h driver veth_b" "$b driver eth0" "$h generic br0"; do
 		# shellcheck disable=SC2086
 		set -- $where
-		xdp_begin "$@"
-		by_wire traffic_control "an XDP program at $2"
-		xdp_end
-		friends_again "without the XDP program at $2"
+		bpf_begin "$@"
+		by_wire traffic_control "an XDP program at $3"
+		bpf_end
+		friends_again "without the XDP program at $3"
+	done
+	end
+}
+
+# Programs of the cgroup that both ends' sockets are of.
+cgroup()
+{
+	local role group=/sys/fs/cgroup/tcp-friends-containers-$$
+
+	begin_at_bridge || return
+	mkdir "$group"
+	check_err $? "there are no cgroups"
+	defer rmdir "$group"
+	echo "$BASHPID" >"$group/cgroup.procs"
+	talk
+	echo "$BASHPID" >/sys/fs/cgroup/cgroup.procs
+	for role in egress ingress; do
+		bpf_begin "" "$role" "$group"
+		by_wire cgroup "a program of the cgroup, $role"
+		bpf_end
+		friends_again "without the program, $role"
 	done
 	end
 }
@@ -1251,5 +1272,5 @@ for test in "${BOTH[@]}"; do
 done
 
 run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded capture bystander \
-	shaping xdp_programs queued injected tap encrypted synproxy helper ipvs_helper ipip \
+	shaping xdp_programs cgroup queued injected tap encrypted synproxy helper ipvs_helper ipip \
 	gre vxlan vlan

@@ -235,9 +235,9 @@ classifier_passes()
 xdp()
 {
 	begin "$@" || return
-	xdp_begin "$ns" lo generic
+	bpf_begin "$ns" generic lo
 	by_wire traffic_control "an XDP program"
-	xdp_end
+	bpf_end
 	friends_again "without the XDP program"
 	end
 }
