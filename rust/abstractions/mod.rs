@@ -23,6 +23,8 @@
 //! Innermost are the locks of [`offers`] and, inside them, of the list of pairs that cross:
 //! with one of them held no other is taken. Who tells that a device goes holds `rtnl_mutex`
 //! ([`device`]), outside of both; a socket's spinlock may be held outside of them, too.
+//! A mutex ([`one_at_a_time`]), outermost of all, is held while `net.ipv4.tcp_friends_cross`
+//! takes effect; `rtnl_mutex` is not taken inside it, nor it inside that.
 //!
 //! `net_rwsem` is held, for reading, by [`for_each_namespace`] alone, as the module
 //! leaves: outermost, in process context, with the locks of the table of established
