@@ -6,6 +6,7 @@
  */
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -18,6 +19,8 @@
 #include "stream.h"
 
 #define CONNECTIONS_MAX	64
+/* Of the time between two looks at the streams, at most this much counts. */
+#define OWN_MS_MAX	100
 
 static const char usage_text[] =
 "usage: friends_xfer [options]\n"
@@ -33,7 +36,8 @@ static const char usage_text[] =
 "  -z BYTES      the size of a request and a response (default 1)\n"
 "  -i MS         between rounds\n"
 "  -s SEED\n"
-"  -t SECONDS    without a byte are a stall (default 20)\n"
+"  -t SECONDS    without a byte are a stall (default 20), of those in which this\n"
+"                process could run\n"
 "  -f            nobody reads until all ends have written what goes in\n"
 "  -F            the kernel may inject faults into the threads that stream, and\n"
 "                they go on after the errors of those\n"
@@ -214,21 +218,37 @@ static void init_streams(struct connection *c, int i)
 	}
 }
 
+static const char *const half_name[4] = {
+	"client writes", "client reads", "server writes", "server reads",
+};
+
 static void start_streams(struct connection *c, int i)
 {
-	int k, err = 0;
+	pthread_t *thread;
+	char name[16];
+	int k, err;
 
 	for (k = 0; k < 4; k++) {
-		if (i % 2)
-			err = pthread_create(&c->h[k].thread, NULL,
-					     blocking_thread, &c->h[k]);
-		else if (k % 2)
-			err = pthread_create(&c->poller[k / 2], NULL,
-					     poll_thread, &c->h[k - 1]);
+		if (i % 2) {
+			thread = &c->h[k].thread;
+			err = pthread_create(thread, NULL, blocking_thread,
+					     &c->h[k]);
+			snprintf(name, sizeof(name), "%d %.12s", i % 100,
+				 half_name[k]);
+		} else if (k % 2) {
+			thread = &c->poller[k / 2];
+			err = pthread_create(thread, NULL, poll_thread,
+					     &c->h[k - 1]);
+			snprintf(name, sizeof(name), "%d %s polls", i % 100,
+				 k / 2 ? "server" : "client");
+		} else {
+			continue;
+		}
 		if (err) {
 			errno = err;
 			die("thread");
 		}
+		pthread_setname_np(*thread, name);
 	}
 }
 
@@ -244,15 +264,67 @@ static void join_streams(struct connection *c, int i)
 	}
 }
 
-static const char *const half_name[4] = {
-	"client writes", "client reads", "server writes", "server reads",
-};
+/* The first @max characters of @file of the thread @task of this process. */
+static void read_of_task(const char *task, const char *file, char *to, int max)
+{
+	char path[64];
+	FILE *from;
+
+	*to = '\0';
+	snprintf(path, sizeof(path), "/proc/self/task/%.20s/%s", task, file);
+	from = fopen(path, "r");
+	if (!from)
+		return;
+	if (!fgets(to, max, from))
+		*to = '\0';
+	fclose(from);
+}
+
+/*
+ * What each thread is at: one that waits for the processor (R) is no fault of a
+ * connection, one that sleeps (S) beside bytes to be read is.
+ */
+static void print_threads(FILE *f)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	char stat[64], wchan[64], *behind;
+	const struct dirent *d;
+
+	while (tasks && (d = readdir(tasks))) {
+		if (d->d_name[0] == '.')
+			continue;
+		read_of_task(d->d_name, "stat", stat, sizeof(stat));
+		read_of_task(d->d_name, "wchan", wchan, sizeof(wchan));
+		/* Up to the state, which is behind the name. */
+		behind = strrchr(stat, ')');
+		if (behind)
+			behind[3] = '\0';
+		fprintf(f, "#   thread %s in %s\n", stat, wchan);
+	}
+	if (tasks)
+		closedir(tasks);
+}
+
+/*
+ * Milliseconds that this process could have used: not those in which it was
+ * stopped, or in which not even this thread, which seldom asks, had a processor.
+ */
+static uint64_t own_ms(void)
+{
+	static uint64_t last, own;
+	uint64_t now = now_ms();
+
+	if (last)
+		own += now - last < OWN_MS_MAX ? now - last : OWN_MS_MAX;
+	last = now;
+	return own;
+}
 
 /* True while a half is not over; exits on a stall. */
 static bool watch_streams(void)
 {
 	static uint64_t seen[CONNECTIONS_MAX][4], since[CONNECTIONS_MAX][4];
-	uint64_t now = now_ms(), done;
+	uint64_t now = own_ms(), done;
 	bool live = false;
 	int i, k;
 
@@ -275,6 +347,7 @@ static bool watch_streams(void)
 				PRIu64 "\n", i, half_name[k], done);
 			stream_print(stderr, "client", connections[i].client);
 			stream_print(stderr, "server", connections[i].server);
+			print_threads(stderr);
 			exit(3);
 		}
 	}
