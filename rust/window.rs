@@ -155,7 +155,15 @@ pub(crate) fn admit_fin(s: &mut Tcp<'_>) {
 
 /// `p` has no room: the window is shut on both sides. The caller has both to
 /// itself, and nothing is in flight, so that no segment can miss it.
+///
+/// Once they are parted [`reopen`] is nobody's, so the receiver goes on to aim at a
+/// segment at least.
 pub(crate) fn shut(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
+    let segment = p.rcv_mss().into();
+
+    if p.rcv_ssthresh() < segment {
+        p.set_rcv_ssthresh(segment);
+    }
     offer(p, 0);
     set_snd_wnd(s, 0);
 }

@@ -279,6 +279,50 @@ TEST_F(switching, with_full_receiver)
 	EXPECT_CARRIED_ANY();
 }
 
+/*
+ * Full, with a buffer that was made smaller than a segment and large again. Without
+ * window scaling TCP opens a window by whole segments, up to what it aims at.
+ */
+TEST_F(switching, with_shrunk_buffer)
+{
+	const int segment = 20000, small = 2500, large = 100000;
+	static char buf[65536];
+	int client, server;
+	uint64_t sent;
+	ssize_t n;
+
+	ASSERT_EQ(0, sysctl_set("/proc/sys/net/ipv4/tcp_window_scaling", "0"));
+	open_connection(_metadata, variant->ends, NULL, &client, &server);
+	EXPECT_EQ(2, friends_stat_becomes("pairs", 2));
+
+	/* By the wire, so that the receiver sees a segment of that size. */
+	set_int(_metadata, client, SOL_SOCKET, SO_MAX_PACING_RATE, -2);
+	send_pattern(_metadata, client, SEED, 0, segment, 0);
+	recv_pattern(_metadata, server, SEED, 0, segment);
+	expect_acked(_metadata, client);
+	set_int(_metadata, client, SOL_SOCKET, SO_MAX_PACING_RATE, -1);
+
+	set_int(_metadata, server, SOL_SOCKET, SO_RCVBUF, small);
+	sent = segment;
+	do {
+		for (;;) {
+			pattern_fill(buf, sizeof(buf), SEED, sent);
+			n = send(client, buf, sizeof(buf), MSG_DONTWAIT);
+			if (n < 0)
+				break;
+			sent += n;
+		}
+	} while (wait_for(client, POLLOUT, QUIET));
+	EXPECT_CARRIED_ANY();
+	set_int(_metadata, server, SOL_SOCKET, SO_RCVBUF, large);
+	PART();
+	recv_pattern(_metadata, server, SEED, segment, sent - segment);
+	EXPECT_EQ(POLLOUT, wait_for(client, POLLOUT, patience(3000)));
+	ALLOW();
+	close(client);
+	close(server);
+}
+
 TEST_F(switching, with_blocked_writer)
 {
 	struct half out, in;

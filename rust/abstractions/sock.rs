@@ -901,7 +901,7 @@ impl<'a> Tcp<'a> {
         /// The window offered, in bytes from `rcv_wup`.
         rcv_wnd / set_rcv_wnd: u32 = rcv_wnd;
         /// The window that the receiver aims at (`tcp_grow_window()`).
-        rcv_ssthresh: u32 = rcv_ssthresh;
+        rcv_ssthresh / set_rcv_ssthresh: u32 = rcv_ssthresh;
         /// The right-most window edge ever offered.
         rcv_mwnd_seq / set_rcv_mwnd_seq: u32 = rcv_mwnd_seq;
         /// Urgent data received and not yet passed on; 0 if none.
