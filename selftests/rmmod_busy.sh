@@ -203,6 +203,8 @@ captures_and_rounds()
 	for ((round = 1; round <= ROUNDS && RET == 0; round++)); do
 		# To look takes time in which they go on: not always.
 		if ((round % 4 == 0)); then
+			# Who has begun since insmod asks when no capture is there.
+			within 2000 stat_at_least "$ns" bytes 1
 			look
 			looks=$((looks + 1))
 			friends=$((friends + NOW[pairs]))
