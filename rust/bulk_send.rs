@@ -140,7 +140,7 @@ pub(crate) fn send(
     mut process: Process<'_>,
 ) -> Result<usize, Fault> {
     // What is sure to be refused is not copied first.
-    if sock.seems_to_queue() {
+    if sock.seems_to_queue() || !member.may_pass() {
         Ok(0)
     } else if from.len() <= Size::Large.room() {
         send_batch::<1>(sock, &mut from, &member, &mut process)
@@ -190,6 +190,7 @@ fn commit<const N: usize>(
 
     if !member.still_paired(sock)
         || !member.peer_still_paired()
+        || !member.may_pass()
         || !fence::sender_is_clear(&s, member)
         || member.question().is_due(member.namespace())
     {
@@ -249,7 +250,7 @@ fn to_backlog<const N: usize>(
 ) -> Moved {
     // What is in the backlog is charged when its owner lets go, whatever the limits say then. Where
     // they are near, the ordinary way charges the writer first.
-    if peer.under_memory_pressure() || fence::busy_receiver(peer, member.peer()).is_err() {
+    if peer.under_memory_pressure() || fence::busy_receiver(s, peer, member.peer()).is_err() {
         return Moved::none(Stop::Empty);
     }
     let mss = s.mss_cache();

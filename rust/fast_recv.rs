@@ -16,8 +16,6 @@
 //! The reader's spinlock. After a read TCP is asked whether the other end must be
 //! told, and so [`read`](crate::read), as in softirq: it only tries the sender's.
 
-use kernel::sync::atomic::Relaxed;
-
 use crate::{
     abstractions::{
         keep,
@@ -128,7 +126,7 @@ fn read_some(
     }
     // What was read was taken off the account atomically; see the races of `transmit`.
     smp_mb_after_atomic();
-    if member.peer_waiting().load(Relaxed) {
+    if member.peer_waiting().is_set() {
         tell(caller, copied, rcu);
     } else if p.ack_scheduled() || window::offered(&p) <= p.rcv_mss().into() {
         p.cleanup_rbuf(copied);

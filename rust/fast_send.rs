@@ -22,8 +22,6 @@
 //! or paired anew before its lock was taken, so with both held it is asked whether
 //! they still are a pair.
 
-use kernel::sync::atomic::Relaxed;
-
 use crate::{
     abstractions::{
         keep,
@@ -77,9 +75,6 @@ pub(crate) fn send(
         return Ok(0);
     };
     let peer = member.peer();
-    if !member.nobody_waits() && (member.waiting().load(Relaxed) || member.owes_room()) {
-        return Ok(0);
-    }
     if from.len() >= LARGE {
         return bulk_send::send(sock, from, member, process);
     }
@@ -100,6 +95,7 @@ pub(crate) fn send(
 
     if !member.still_paired(sock)
         || !member.peer_still_paired()
+        || !member.may_pass()
         || !fence::is_clear(&s, &p, &member)
         || member.question().is_due(member.namespace())
         || !growth::has_room(&mut s, &mut p, &member)

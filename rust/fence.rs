@@ -206,9 +206,11 @@ pub(crate) fn receiver_is_clear(s: &Tcp<'_>, p: &Tcp<'_>) -> bool {
 ///
 /// Nothing of the sender is in flight, so all that it ever sent was either
 /// acknowledged, hence received, or moved, hence received or in the backlog,
-/// which is in order: invariant 2 holds once the backlog is worked off.
-pub(crate) fn busy_receiver(p: &Busy<'_>, sock: &Sock) -> Fence {
+/// which is in order: invariant 2 holds once the backlog is worked off. Its owner may write
+/// `snd_una` meanwhile, which only grows.
+pub(crate) fn busy_receiver(s: &Tcp<'_>, p: &Busy<'_>, sock: &Sock) -> Fence {
     any_receiver(sock)?;
+    unless(before(sock.peek_snd_una(), s.rcv_nxt()), Wire::Ack)?;
     unless(p.urgent(), Wire::Urgent)
 }
 

@@ -7,11 +7,11 @@
 //! The caller has the reader. The sender's spinlock is taken here, as in
 //! [`transmit`](crate::transmit) the peer's. If a task owns the sender, nothing
 //! of it may be touched: an ACK tells it of the room, which it finds in its
-//! backlog when it lets go, and then it transmits itself. So a sender that was
-//! told that its friend is full always hears of room, and the probe timer is
-//! needed for nothing.
-
-use kernel::sync::atomic::Relaxed;
+//! backlog when it lets go, and then it transmits itself. What the reader moves to the
+//! sender meanwhile makes that ACK an old one, which TCP drops: so the pair remembers
+//! it ([`Member::owes_room`]), and who moves sends another one after that. So a sender
+//! that was told that its friend is full always hears of room while they are friends,
+//! and the probe timer is needed for nothing.
 
 use crate::{
     abstractions::{
@@ -50,7 +50,7 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
     let mut p = caller.tcp();
     // What was read was taken off the account atomically; see the races of `transmit`.
     smp_mb_after_atomic();
-    if !member.peer_waiting().load(Relaxed) {
+    if !member.peer_waiting().is_set() {
         // The sender looks at our memory by itself. Only a window that is all but shut is told, as
         // TCP would, lest the sender finds it shut when it goes back to the wire (invariant 3).
         return if window::offered(&p) <= p.rcv_mss().into() {
@@ -108,11 +108,7 @@ fn agree(p: &Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) {
     };
     let mut s = spinlocked.tcp();
 
-    if member.peer_still_paired()
-        && s.packets_out() == 0
-        && s.snd_una() == s.snd_nxt()
-        && p.rcv_nxt() == s.snd_nxt()
-    {
+    if member.peer_still_paired() && window::is_known(&s, p) {
         window::agree(&mut s, p);
     }
 }
@@ -148,7 +144,10 @@ fn pull(mut p: Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) -> Read 
     }
     let Held::Free(spinlocked) = guard.held() else {
         // One ACK is enough: its owner works it off when it lets go, and transmits.
-        member.peer_waiting().store(false, Relaxed);
+        if member.peer_waiting().is_told() {
+            return Read::Done;
+        }
+        member.peer_waiting().set_told();
         member.namespace().count(Counter::Nudged, 1);
         return Read::Ack;
     };
@@ -164,7 +163,7 @@ fn pull(mut p: Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) -> Read 
         // The sender is on the wire, where ACKs tell it of the window.
         Err(_) => return tell(&mut p),
     }
-    member.peer_waiting().store(false, Relaxed);
+    member.peer_waiting().clear();
 
     let (mss, nonagle) = (s.mss_cache(), s.nonagle());
     let question = member.peer_question();
@@ -176,7 +175,7 @@ fn pull(mut p: Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) -> Read 
             // What the wire would not transmit now is not moved past it. There is more to read, or
             // TCP opens the window.
             Ask::Window => {
-                member.peer_waiting().store(true, Relaxed);
+                member.peer_waiting().set();
                 return tell(&mut p);
             }
             Ask::Nothing | Ask::Data => (),
@@ -195,10 +194,14 @@ fn pull(mut p: Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) -> Read 
         stats::moved(s.sock(), &turned, &moved);
         // Others may wait for this socket besides the task that reads it now.
         p.data_ready(member.rcu());
+        if turned.owes_room() {
+            // What was moved may have overtaken the ACK.
+            s.send_ack();
+        }
     }
     match moved.stop {
         Stop::Full => {
-            member.peer_waiting().store(true, Relaxed);
+            member.peer_waiting().set();
             window::shut(&mut s, &mut p);
         }
         Stop::Wire(why) => {

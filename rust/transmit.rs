@@ -18,11 +18,12 @@
 //! - *The peer reads while we find it full.* We say that we wait, then look
 //!   again. It frees memory, then looks whether we wait. Both have a full
 //!   barrier in between, so one sees the other.
+//! - *An ACK of ours is overtaken by what we move*, on its way through the loopback
+//!   device: the peer drops it as old. One for data is seen by the peer's `snd_una`
+//!   ([`fence`]), and then the wire carries both; one that tells of room is sent again
+//!   behind what was moved ([`Member::owes_room`]).
 
-use kernel::sync::{
-    atomic::Relaxed,
-    barrier, //
-};
+use kernel::sync::barrier;
 
 use crate::{
     abstractions::{
@@ -77,7 +78,7 @@ pub(crate) fn xmit(
     let namespace = member.namespace();
     let stop = if probe {
         Stop::Wire(Wire::Probe)
-    } else if member.waiting().load(Relaxed)
+    } else if member.waiting().is_untold()
         && caller.tcp().snd_wnd() == 0
         && !fence::has_room(member.peer())
     {
@@ -91,15 +92,15 @@ pub(crate) fn xmit(
     match stop {
         Stop::Empty => {
             // The fast lane is open again.
-            if member.waiting().load(Relaxed) {
-                member.waiting().store(false, Relaxed);
+            if member.waiting().is_set() {
+                member.waiting().clear();
             }
             Xmit::Done
         }
         Stop::Held | Stop::Full => Xmit::Pending,
         Stop::Wire(why) => {
             // The wire may find the window too small: the reader shall tell of a larger one.
-            member.waiting().store(true, Relaxed);
+            member.waiting().set();
             stats::fell(sock, &member, why);
             Xmit::Wire
         }
@@ -116,6 +117,16 @@ fn is_held_back(s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> bool {
     })
 }
 
+/// Whether the wire would find the window too small for what is next, with nothing in
+/// flight whose ACK tells of a larger one. The caller has the sender to itself.
+fn is_pinched(s: &mut Tcp<'_>, mss: u32) -> bool {
+    let wnd = s.snd_wnd();
+
+    s.packets_out() == 0
+        && s.snd_una() == s.snd_nxt()
+        && s.send_head().is_some_and(|head| head.len().min(mss) > wnd)
+}
+
 /// Takes the peer's lock as the caller may, and moves.
 fn go(
     caller: Caller<'_>,
@@ -125,12 +136,18 @@ fn go(
     namespace: &Namespace,
 ) -> Result<Stop, Wire> {
     let (mut owned, mut spinlocked);
+    // Also who may move nothing takes the lock, if the wire needs a window.
+    let fenced;
     let (mut s, guard) = match caller {
         Caller::Task(own) => {
             owned = own;
             let mut s = owned.tcp();
-            fence::sender(&s, member)?;
-            if s.owes_ack() {
+            fenced = fence::sender(&s, member);
+            if let Err(why) = fenced {
+                if !is_pinched(&mut s, mss) {
+                    return Err(why);
+                }
+            } else if s.owes_ack() {
                 if let Some(head) = s.send_head() {
                     if !fence::is_data_and_fin(&head) {
                         // What takes the wire takes the ACK along.
@@ -141,32 +158,39 @@ fn go(
                 // (RFC 9293, section 3.7.4). Bottom halves are on, so the peer has it on return,
                 // before it could be overtaken by what is moved.
                 s.send_ack();
-            } else if member.owes_room() {
-                s.send_ack();
             }
             (s, owned.lock_peer(member.peer()))
         }
         Caller::Softirq(own) => {
             spinlocked = own;
-            let s = spinlocked.tcp();
-            fence::sender(&s, member)?;
-            if s.owes_ack() {
+            let mut s = spinlocked.tcp();
+            fenced = fence::sender(&s, member);
+            if let Err(why) = fenced {
+                if !is_pinched(&mut s, mss) {
+                    return Err(why);
+                }
+            } else if s.owes_ack() {
                 // An ACK sent here would be overtaken by what is moved, and be out of the window.
                 return Err(Wire::Ack);
             }
             let guard = spinlocked.try_lock_peer(member.peer());
-            (s, guard.ok_or(Wire::Contended)?)
+            (s, guard.ok_or(fenced.err().unwrap_or(Wire::Contended))?)
         }
     };
-    let moved = locked(&mut s, guard, member, mss, nonagle, namespace)?;
+    let moved = locked(&mut s, guard, member, mss, nonagle, namespace, fenced)?;
     settle(&mut s, &moved);
     if moved.skbs != 0 {
         stats::moved(s.sock(), member, &moved);
+        if member.owes_room() {
+            // What was moved may have overtaken the ACK.
+            s.send_ack();
+        }
     }
     Ok(moved.stop)
 }
 
-/// Moves with the peer's spinlock held, which is given back on return.
+/// Moves with the peer's spinlock held, which is given back on return; nothing if `fenced`
+/// says that the sender must take the wire.
 ///
 /// Relies on invariants 1 and 2, which the fences establish; keeps 3.
 fn locked(
@@ -176,6 +200,7 @@ fn locked(
     mss: u32,
     nonagle: u32,
     namespace: &Namespace,
+    fenced: Result<(), Wire>,
 ) -> Result<Moved, Wire> {
     let peer = guard.sock();
 
@@ -189,9 +214,10 @@ fn locked(
     match guard.held() {
         Held::Free(spinlocked) => {
             let mut p = spinlocked.tcp();
-            if let Err(why) = fence::receiver(s, &p) {
-                if matches!(why, Wire::Ack | Wire::Urgent) {
-                    // In sequence, and nothing is in flight: the wire needs a window.
+            let fenced = fenced.and_then(|()| fence::receiver(s, &p));
+            if let Err(why) = fenced {
+                // The wire needs a window.
+                if why != Wire::PeerState && window::is_known(s, &p) {
                     window::renew(s, &mut p);
                 }
                 return Err(why);
@@ -225,7 +251,7 @@ fn locked(
             if moved.stop == Stop::Full {
                 // Nobody reads it now: whoever does so later takes its spinlock first, and sees
                 // that we wait.
-                member.waiting().store(true, Relaxed);
+                member.waiting().set();
                 window::shut(s, &mut p);
                 namespace.count(Counter::Full, 1);
             } else if let Stop::Wire(_) = moved.stop {
@@ -237,7 +263,8 @@ fn locked(
             Ok(moved)
         }
         Held::Busy(busy) => {
-            fence::busy_receiver(&busy, peer)?;
+            fenced?;
+            fence::busy_receiver(s, &busy, peer)?;
             // The window may be no more than what we have left of it, without the peer telling of
             // more: then the question waits until we find the peer free.
             if due && question.ask(s, namespace, mss, nonagle, false) == Ask::Wire {
@@ -246,13 +273,14 @@ fn locked(
             let mut place = Place::Backlog(busy);
             let mut moved = move_all(s, peer, &mut place, mss, nonagle);
             if moved.stop == Stop::Full {
-                member.waiting().store(true, Relaxed);
+                member.waiting().set();
                 barrier::smp_mb(barrier::Full);
                 // Its owner may have read between our look and our word.
                 moved.add(&move_all(s, peer, &mut place, mss, nonagle));
                 if moved.stop == Stop::Full {
                     if let Place::Backlog(busy) = &mut place {
                         busy.ack_when_released();
+                        member.waiting().set_told();
                     }
                     window::shut_ours(s);
                     namespace.count(Counter::Full, 1);

@@ -131,6 +131,12 @@ fn wider(mut p: Tcp<'_>, wnd: u32) -> u32 {
     }
 }
 
+/// Whether `p` has all that `s` ever sent, so that no segment on its way has another idea of
+/// the window than both have now. The caller has both to itself.
+pub(crate) fn is_known(s: &Tcp<'_>, p: &Tcp<'_>) -> bool {
+    s.packets_out() == 0 && s.snd_una() == s.snd_nxt() && p.rcv_nxt() == s.snd_nxt()
+}
+
 /// Before something takes the wire: the largest offer that `p` can make now.
 /// The caller has both to itself, and nothing is in flight.
 pub(crate) fn renew(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {

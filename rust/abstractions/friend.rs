@@ -92,9 +92,8 @@ impl Side {
 #[repr(C)]
 pub(crate) struct Pair {
     socks: [ARef<Sock>; 2],
-    /// For each side: it has something to send that it could not move, and
-    /// wants to hear of it when the peer reads.
-    waiting: [Atomic<bool>; 2],
+    /// For each side: whether it has something to send that it could not move.
+    waiting: [Waiting; 2],
     /// What has to be asked besides of the loopback device before each move.
     besides: Atomic<i8>,
     /// For each side: its `copied_seq` when its receive buffer last grew.
@@ -118,6 +117,52 @@ const PATH: i8 = 1;
 /// All that there is: a namespace is strict, or has tracked the connection without a
 /// mark.
 const ALL: i8 = 2;
+
+/// Whether an end has something to send that it could not move, and wants to hear of it
+/// when the other reads.
+pub(crate) struct Waiting(Atomic<i8>);
+
+impl Waiting {
+    const NOT: i8 = 0;
+    const UNTOLD: i8 = 1;
+    const TOLD: i8 = 2;
+
+    fn new() -> Self {
+        Self(Atomic::new(Self::NOT))
+    }
+
+    /// It waits.
+    #[inline(always)]
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Relaxed) != Self::NOT
+    }
+
+    /// It waits, and no ACK that tells of room is on its way.
+    pub(crate) fn is_untold(&self) -> bool {
+        self.0.load(Relaxed) == Self::UNTOLD
+    }
+
+    /// It waits, and such an ACK is.
+    #[inline(always)]
+    pub(crate) fn is_told(&self) -> bool {
+        self.0.load(Relaxed) == Self::TOLD
+    }
+
+    /// It waits from now on, or has found no room again.
+    pub(crate) fn set(&self) {
+        self.0.store(Self::UNTOLD, Relaxed);
+    }
+
+    /// It waits, and an ACK is on its way, or comes when the other is let go.
+    pub(crate) fn set_told(&self) {
+        self.0.store(Self::TOLD, Relaxed);
+    }
+
+    /// It has nothing left that waits.
+    pub(crate) fn clear(&self) {
+        self.0.store(Self::NOT, Relaxed);
+    }
+}
 
 // What it costs beside the data queued.
 const _: () = assert!(size_of::<Pair>() <= 512);
@@ -228,7 +273,7 @@ impl Pair {
             // INVARIANT: They are two, and referenced.
             Self {
                 socks: [a, b].map(ARef::from),
-                waiting: [Atomic::new(false), Atomic::new(false)],
+                waiting: [Waiting::new(), Waiting::new()],
                 besides: Atomic::new(match (all, &crossing) {
                     (true, _) => ALL,
                     (false, Some(_)) => PATH,
@@ -466,20 +511,30 @@ impl<'a> Member<'a> {
     }
 
     /// We have something that could not be moved, and wait until the peer reads.
-    pub(crate) fn waiting(&self) -> &'a Atomic<bool> {
+    pub(crate) fn waiting(&self) -> &'a Waiting {
         &self.pair.waiting[self.ours()]
     }
 
     /// The peer has something that could not be moved, and waits until we read.
-    pub(crate) fn peer_waiting(&self) -> &'a Atomic<bool> {
+    pub(crate) fn peer_waiting(&self) -> &'a Waiting {
         &self.pair.waiting[self.theirs()]
     }
 
-    /// The peer waits for room that we had not when it found us owned. It hears of it by
-    /// an ACK, which nothing may overtake that we move: it would be old.
+    /// The peer waits for room, and an ACK that tells of it is on its way. What we move
+    /// meanwhile overtakes it: it is old then, and dropped, so that another one must follow.
+    ///
+    /// Only to who has us to itself is a no true for longer than the moment: so has who
+    /// sends that ACK.
     #[inline(always)]
     pub(crate) fn owes_room(&self) -> bool {
-        self.peer_waiting().load(Relaxed) && self.peer().peek_snd_wnd() == 0
+        self.peer_waiting().is_told() && self.peer().peek_snd_wnd() == 0
+    }
+
+    /// Whether a writer may go past what waits, with no ACK to follow; see
+    /// [`Member::owes_room`].
+    #[inline(always)]
+    pub(crate) fn may_pass(&self) -> bool {
+        self.nobody_waits() || !(self.waiting().is_set() || self.owes_room())
     }
 
     /// The peer's `copied_seq` when its receive buffer last grew.
@@ -489,10 +544,10 @@ impl<'a> Member<'a> {
 
     /// Whether neither end waits for the other.
     #[inline(always)]
-    pub(crate) fn nobody_waits(&self) -> bool {
-        let [a, b] = &self.pair.waiting;
+    fn nobody_waits(&self) -> bool {
+        let [Waiting(a), Waiting(b)] = &self.pair.waiting;
 
-        !(a.load(Relaxed) | b.load(Relaxed))
+        a.load(Relaxed) | b.load(Relaxed) == Waiting::NOT
     }
 
     /// Whether the wire still lets us.

@@ -1253,11 +1253,11 @@ impl<'a> Tcp<'a> {
         self.rcv_wup() != self.rcv_nxt()
     }
 
-    /// Sends an ACK. The peer's lock must not be held.
+    /// Sends an ACK. With bottom halves off it goes when they are on again.
     pub(crate) fn send_ack(&mut self) {
-        // SAFETY: By the type invariants the socket is locked, as `__tcp_send_ack()` wants. In process
-        // context the peer may receive it, and move something to our backlog, before it returns;
-        // nothing here is borrowed meanwhile.
+        // SAFETY: By the type invariants the socket is locked, as `__tcp_send_ack()` wants. With bottom
+        // halves on no spinlock is held, and the peer may receive it, and move something to our
+        // backlog, before it returns; nothing here is borrowed meanwhile.
         unsafe { bindings::__tcp_send_ack(self.0.raw(), self.rcv_nxt(), 0) };
     }
 
