@@ -434,6 +434,38 @@ TEST_F(flow, requests_do_not_wait_for_acks)
 	EXPECT_CARRIED_ANY();
 }
 
+/*
+ * Who comes back to the wire finds a window for all that the receiver can take, whatever
+ * friends have left of the one that the wire was last told of.
+ */
+TEST_F(flow, wire_finds_a_window)
+{
+	const size_t large = 60000;
+	struct tcp_info info = {};
+	socklen_t len = sizeof(info);
+	uint64_t at;
+	int unsent = -1;
+
+	for (at = 0; at < 60000; at += 1000) {
+		ASSERT_EQ(0, getsockopt(self->client, IPPROTO_TCP, TCP_INFO, &info,
+					&len));
+		if (info.tcpi_snd_wnd < large / 2)
+			break;
+		send_pattern(_metadata, self->client, SEED, at, 1000, 0);
+		recv_pattern(_metadata, self->server, SEED, at, 1000);
+	}
+	if (variant->friends)
+		EXPECT_GT(large / 2, info.tcpi_snd_wnd);
+	set_int(_metadata, self->client, SOL_SOCKET, SO_MAX_PACING_RATE, -2);
+	send_pattern(_metadata, self->client, SEED, at, large, 0);
+	ASSERT_EQ(0, ioctl(self->client, SIOCOUTQNSD, &unsent));
+	EXPECT_EQ(0, unsent);
+	recv_pattern(_metadata, self->server, SEED, at, large);
+	if (variant->friends)
+		EXPECT_LT(0, friends_stat("wire_paced"));
+	EXPECT_CARRIED_ANY();
+}
+
 int main(int argc, char **argv)
 {
 	return friends_main(argc, argv);
