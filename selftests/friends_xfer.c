@@ -42,7 +42,9 @@ static const char usage_text[] =
 "  -F            the kernel may inject faults into the threads that stream, and\n"
 "                they go on after the errors of those\n"
 "  -S FILE       the server's network namespace\n"
-"  -C FILE       the client's network namespace\n";
+"  -C FILE       the client's network namespace\n"
+"  -L LABEL      the server's label, as the security module has it\n"
+"  -M LABEL      the client's\n";
 
 static struct {
 	int family;
@@ -59,6 +61,7 @@ static struct {
 	bool fill;
 	bool faults;
 	const char *server_ns, *client_ns;
+	const char *server_label, *client_label;
 } opt = {
 	.family = AF_INET,
 	.connections = 1,
@@ -91,6 +94,22 @@ static void enter(const char *ns)
 	fd = open(ns, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || setns(fd, CLONE_NEWNET))
 		die(ns);
+	close(fd);
+}
+
+/* What this thread makes from here on is labelled so. */
+static void take(const char *label)
+{
+	static const char file[] = "/proc/thread-self/attr/current";
+	size_t len;
+	int fd;
+
+	if (!label)
+		return;
+	len = strlen(label);
+	fd = open(file, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, label, len) != (ssize_t)len)
+		die(file);
 	close(fd);
 }
 
@@ -134,6 +153,7 @@ static void connect_all(void)
 	socklen_t len = address_of(&ss, opt.address);
 
 	enter(opt.server_ns);
+	take(opt.server_label);
 	listener = socket(opt.family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (listener < 0)
 		die("socket");
@@ -149,6 +169,7 @@ static void connect_all(void)
 		len = address_of(&ss, opt.published);
 
 	enter(opt.client_ns);
+	take(opt.client_label);
 	for (i = 0; i < opt.connections; i++) {
 		struct connection *c = &connections[i];
 
@@ -514,7 +535,7 @@ static void parse(int argc, char **argv)
 {
 	int c;
 
-	while ((c = getopt(argc, argv, "6a:A:p:n:b:r:z:i:s:t:fFS:C:h")) != -1) {
+	while ((c = getopt(argc, argv, "6a:A:p:n:b:r:z:i:s:t:fFS:C:L:M:h")) != -1) {
 		switch (c) {
 		case '6':
 			opt.family = AF_INET6;
@@ -561,6 +582,12 @@ static void parse(int argc, char **argv)
 			break;
 		case 'C':
 			opt.client_ns = optarg;
+			break;
+		case 'L':
+			opt.server_label = optarg;
+			break;
+		case 'M':
+			opt.client_label = optarg;
 			break;
 		default:
 			fputs(usage_text, c == 'h' ? stdout : stderr);

@@ -331,6 +331,36 @@ ipsec_first()
 	end
 }
 
+SMACK=/sys/fs/smackfs
+
+# What Smack lets those with the client's label do to the server, and the other way.
+smack_rules()
+{
+	printf 'Client Server %s\n' "$1" >"$SMACK/load2" &&
+		printf 'Server Client %s\n' "$1" >"$SMACK/load2"
+	check_err $? "a rule cannot be set"
+}
+
+# A security module that judges each packet by the labels of both sockets
+# (security_sock_rcv_skb()) changes its mind.
+security()
+{
+	[ -e "$SMACK/load2" ] || mount -t smackfs smackfs "$SMACK" 2>/dev/null
+	if [ ! -e "$SMACK/load2" ]; then
+		retmsg="this kernel runs without Smack"
+		RET=$ksft_skip
+		return
+	fi
+	smack_rules rw
+	begin "$1" -L Server -M Client
+	smack_rules -
+	stands_still "a security module that forbids it"
+	smack_rules rw
+	goes_on "when it is allowed"
+	friends_again "when it is allowed"
+	end
+}
+
 # Streams that are full, both ways, ask the wire, too.
 stream_asks()
 {
@@ -482,6 +512,16 @@ ipsec_first_friends()
 	ipsec_first 1
 }
 
+security_wire()
+{
+	security 0
+}
+
+security_friends()
+{
+	security 1
+}
+
 # ::1 does not come back by itself.
 lo_down_wire_ipv4()
 {
@@ -499,4 +539,5 @@ require_command python3
 
 run_tests "${TESTS[@]}" lo_down_wire_ipv4 lo_down_friends_ipv4 stream_asks \
 	ipsec_block_wire ipsec_block_friends ipsec_transport_wire ipsec_transport_friends \
-	ipsec_first_wire ipsec_first_friends slow_reader_wire slow_reader_friends interval
+	ipsec_first_wire ipsec_first_friends security_wire security_friends \
+	slow_reader_wire slow_reader_friends interval
