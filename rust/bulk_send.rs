@@ -140,7 +140,7 @@ pub(crate) fn send(
     mut process: Process<'_>,
 ) -> Result<usize, Fault> {
     // What is sure to be refused is not copied first.
-    if sock.seems_to_queue() || !member.may_pass() {
+    if sock.seems_to_queue() || !fence::may_pass(sock, &member) {
         Ok(0)
     } else if from.len() <= Size::Large.room() {
         send_batch::<1>(sock, &mut from, &member, &mut process)
@@ -190,7 +190,7 @@ fn commit<const N: usize>(
 
     if !member.still_paired(sock)
         || !member.peer_still_paired()
-        || !member.may_pass()
+        || !fence::may_pass(sock, member)
         || !fence::sender_is_clear(&s, member)
         || member.question().is_due(member.namespace())
     {

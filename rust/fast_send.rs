@@ -95,7 +95,7 @@ pub(crate) fn send(
 
     if !member.still_paired(sock)
         || !member.peer_still_paired()
-        || !member.may_pass()
+        || !fence::may_pass(sock, &member)
         || !fence::is_clear(&s, &p, &member)
         || member.question().is_due(member.namespace())
         || !growth::has_room(&mut s, &mut p, &member)

@@ -226,6 +226,31 @@ pub(crate) fn is_data_and_fin(head: &Head<'_>) -> bool {
     head.tcp_flags() & FIN != 0 && head.len() != 0
 }
 
+/// Whether the peer of `sock` waits for room, and an ACK of ours that tells of it may be on
+/// its way. What is moved meanwhile overtakes it: it is old then, and dropped, so that
+/// another one must follow.
+///
+/// The caller has `sock` to itself, as has who sends that ACK.
+pub(crate) fn owes_room(sock: &Sock, member: &Member<'_>) -> bool {
+    let waiting = member.peer_waiting();
+
+    waiting.is_set() && member.peer().peek_snd_wnd() == 0 && (waiting.is_told() || has_room(sock))
+}
+
+/// Whether a writer to `sock` may go past what waits, on either side, with no ACK to follow.
+///
+/// The caller has `sock` to itself, or this is a guess.
+#[inline(always)]
+pub(crate) fn may_pass(sock: &Sock, member: &Member<'_>) -> bool {
+    member.nobody_waits() || nobody_is_passed(sock, member)
+}
+
+#[cold]
+#[inline(never)]
+fn nobody_is_passed(sock: &Sock, member: &Member<'_>) -> bool {
+    !member.waiting().is_set() && !owes_room(sock, member)
+}
+
 /// Whether a receiver takes one more skb: it does until what it holds fills its
 /// buffer, as TCP does for segments in its window (`tcp_can_ingest()`).
 ///

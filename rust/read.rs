@@ -9,7 +9,7 @@
 //! of it may be touched: an ACK tells it of the room, which it finds in its
 //! backlog when it lets go, and then it transmits itself. What the reader moves to the
 //! sender meanwhile makes that ACK an old one, which TCP drops: so the pair remembers
-//! it ([`Member::owes_room`]), and who moves sends another one after that. So a sender
+//! it ([`fence::owes_room`]), and who moves sends another one after that. So a sender
 //! that was told that its friend is full always hears of room while they are friends,
 //! and the probe timer is needed for nothing.
 
@@ -194,7 +194,7 @@ fn pull(mut p: Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) -> Read 
         stats::moved(s.sock(), &turned, &moved);
         // Others may wait for this socket besides the task that reads it now.
         p.data_ready(member.rcu());
-        if turned.owes_room() {
+        if fence::owes_room(s.sock(), &turned) {
             // What was moved may have overtaken the ACK.
             s.send_ack();
         }

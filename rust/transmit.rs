@@ -21,7 +21,7 @@
 //! - *An ACK of ours is overtaken by what we move*, on its way through the loopback
 //!   device: the peer drops it as old. One for data is seen by the peer's `snd_una`
 //!   ([`fence`]), and then the wire carries both; one that tells of room is sent again
-//!   behind what was moved ([`Member::owes_room`]).
+//!   behind what was moved ([`fence::owes_room`]).
 
 use kernel::sync::barrier;
 
@@ -181,7 +181,7 @@ fn go(
     settle(&mut s, &moved);
     if moved.skbs != 0 {
         stats::moved(s.sock(), member, &moved);
-        if member.owes_room() {
+        if fence::owes_room(s.sock(), member) {
             // What was moved may have overtaken the ACK.
             s.send_ack();
         }

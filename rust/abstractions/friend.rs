@@ -520,23 +520,6 @@ impl<'a> Member<'a> {
         &self.pair.waiting[self.theirs()]
     }
 
-    /// The peer waits for room, and an ACK that tells of it is on its way. What we move
-    /// meanwhile overtakes it: it is old then, and dropped, so that another one must follow.
-    ///
-    /// Only to who has us to itself is a no true for longer than the moment: so has who
-    /// sends that ACK.
-    #[inline(always)]
-    pub(crate) fn owes_room(&self) -> bool {
-        self.peer_waiting().is_told() && self.peer().peek_snd_wnd() == 0
-    }
-
-    /// Whether a writer may go past what waits, with no ACK to follow; see
-    /// [`Member::owes_room`].
-    #[inline(always)]
-    pub(crate) fn may_pass(&self) -> bool {
-        self.nobody_waits() || !(self.waiting().is_set() || self.owes_room())
-    }
-
     /// The peer's `copied_seq` when its receive buffer last grew.
     pub(crate) fn peer_grown(&self) -> &'a Atomic<u32> {
         &self.pair.grown[self.theirs()]
@@ -544,7 +527,7 @@ impl<'a> Member<'a> {
 
     /// Whether neither end waits for the other.
     #[inline(always)]
-    fn nobody_waits(&self) -> bool {
+    pub(crate) fn nobody_waits(&self) -> bool {
         let [Waiting(a), Waiting(b)] = &self.pair.waiting;
 
         a.load(Relaxed) | b.load(Relaxed) == Waiting::NOT
