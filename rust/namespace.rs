@@ -24,7 +24,8 @@ use crate::{
         Net,
         PerCpuCounters,
         Rcu,
-        Sock, //
+        Sock,
+        Trying, //
     },
     pairing,
     stats::{
@@ -116,7 +117,7 @@ impl Namespace {
         } else if self.is_strict() {
             // Likewise.
             rcu::synchronize_rcu();
-            self.for_all(net, |member| member.ask_all());
+            self.for_all(net, |_, member, _| member.ask_all());
         }
     }
 
@@ -133,17 +134,17 @@ impl Namespace {
 
     /// Parts the pairs that there are now. May sleep.
     pub(crate) fn part_all(&self, net: &Net) {
-        self.for_all(net, pairing::part);
+        self.for_all(net, pairing::part_in_use);
     }
 
     /// Calls `f` for each socket that has a friend now. May sleep.
-    fn for_all(&self, net: &Net, f: impl Fn(&Member<'_>)) {
+    fn for_all(&self, net: &Net, f: impl Fn(&Sock, &Member<'_>, &mut Trying<'_>)) {
         if self.pairs() == 0 {
             return;
         }
-        for_each_established(net, |sock: &Sock, rcu: Rcu<'_>| {
+        for_each_established(net, |sock: &Sock, trying: &mut Trying<'_>, rcu: Rcu<'_>| {
             if let Some(member) = Member::of(sock, rcu) {
-                f(&member);
+                f(sock, &member, trying);
             }
         });
     }

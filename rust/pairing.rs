@@ -26,13 +26,15 @@ use crate::{
         relieve,
         trace,
         Arrival,
+        Held,
         Mark,
         Member,
         Pair,
         Path,
         Rcu,
         Sock,
-        State, //
+        State,
+        Trying, //
     },
     crossing,
     namespace::Namespace,
@@ -41,6 +43,7 @@ use crate::{
         Counter,
         Wire, //
     },
+    window,
 };
 
 /// Whether what `a` has received from the connection's other end fits what `b`
@@ -168,6 +171,45 @@ pub(crate) fn stop() {
             namespace.part_all(net);
         }
     });
+}
+
+/// Ends the friendship of `sock`, whose view `member` is, and which goes on over the wire.
+pub(crate) fn part_in_use(sock: &Sock, member: &Member<'_>, trying: &mut Trying<'_>) {
+    offer_both(sock, member, trying);
+    part(member);
+}
+
+/// What friends have left of the windows that the wire was told of may be little, and
+/// nobody would tell it of more before the next segment. So both ends offer what they can.
+///
+/// Where one is in use just now it stays as it is: less than a write needs costs that
+/// write a probe timer, once. Tries both spinlocks; relies on invariant 2, which is looked
+/// for, and keeps 3.
+fn offer_both(sock: &Sock, member: &Member<'_>, trying: &mut Trying<'_>) {
+    let Some(mut guard) = trying.lock(sock) else {
+        return;
+    };
+    let Held::Free(mut locked) = guard.held() else {
+        return;
+    };
+    let mut a = locked.tcp();
+    let Some(mut peer_guard) = locked.try_lock_peer(member.peer()) else {
+        return;
+    };
+    let Held::Free(peer_locked) = peer_guard.held() else {
+        return;
+    };
+    let mut b = peer_locked.tcp();
+
+    if member.still_paired(sock)
+        && member.peer_still_paired()
+        && [sock, member.peer()].map(Sock::state) == [State::Established; 2]
+        && window::is_known(&a, &b)
+        && window::is_known(&b, &a)
+    {
+        window::renew(&mut a, &mut b);
+        window::renew(&mut b, &mut a);
+    }
 }
 
 /// Ends the friendship. Any context; invariant 4.

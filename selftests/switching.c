@@ -279,6 +279,34 @@ TEST_F(switching, with_full_receiver)
 	EXPECT_CARRIED_ANY();
 }
 
+/* Little is left of the window that the wire was told of last. */
+TEST_F(switching, with_worn_window)
+{
+	const size_t large = 60000;
+	struct tcp_info info = {};
+	socklen_t len = sizeof(info);
+	uint64_t at;
+	int unsent = -1;
+
+	for (at = 0; at < 60000; at += 1000) {
+		ASSERT_EQ(0, getsockopt(self->client, IPPROTO_TCP, TCP_INFO, &info,
+					&len));
+		if (info.tcpi_snd_wnd < large / 2)
+			break;
+		send_pattern(_metadata, self->client, SEED, at, 1000, 0);
+		recv_pattern(_metadata, self->server, SEED, at, 1000);
+	}
+	EXPECT_GT(large / 2, info.tcpi_snd_wnd);
+	EXPECT_CARRIED(at);
+	PART();
+	send_pattern(_metadata, self->client, SEED, at, large, 0);
+	ASSERT_EQ(0, ioctl(self->client, SIOCOUTQNSD, &unsent));
+	EXPECT_EQ(0, unsent);
+	recv_pattern(_metadata, self->server, SEED, at, large);
+	ALLOW();
+	CHECK_AFTER();
+}
+
 /*
  * Full, with a buffer that was made smaller than a segment and large again. Without
  * window scaling TCP opens a window by whole segments, up to what it aims at.

@@ -18,7 +18,8 @@ use super::{
     namespace::Net,
     sock::{
         Rcu,
-        Sock, //
+        Sock,
+        Trying, //
     },
 };
 
@@ -113,7 +114,7 @@ impl V6 {
 /// Calls `f` for each full socket of the namespace in the table, as [`in_bucket`].
 ///
 /// Sockets that come or go meanwhile may be missed.
-pub(crate) fn for_each_established(net: &Net, mut f: impl FnMut(&Sock, Rcu<'_>)) {
+pub(crate) fn for_each_established(net: &Net, mut f: impl FnMut(&Sock, &mut Trying<'_>, Rcu<'_>)) {
     let mut next = 0;
 
     while let Some(bucket) = filled_bucket(net, next) {
@@ -148,8 +149,13 @@ pub(crate) fn filled_bucket(net: &Net, from: u32) -> Option<u32> {
 }
 
 /// Calls `f` for each full socket of the namespace in that bucket, with the bucket's
-/// lock held and bottom halves off. `f` must not take a socket's lock.
-pub(crate) fn in_bucket(net: &Net, bucket: u32, mut f: impl FnMut(&Sock, Rcu<'_>)) {
+/// lock held and bottom halves off. TCP takes that inside a socket's lock, which `f` may
+/// therefore only try.
+pub(crate) fn in_bucket(
+    net: &Net,
+    bucket: u32,
+    mut f: impl FnMut(&Sock, &mut Trying<'_>, Rcu<'_>),
+) {
     let hashinfo = table(net);
     // SAFETY: The table is valid, and its lock is taken with bottom halves off everywhere. The
     // number is cut to the table's size, so it is a bucket's.
@@ -172,7 +178,7 @@ pub(crate) fn in_bucket(net: &Net, bucket: u32, mut f: impl FnMut(&Sock, Rcu<'_>
                 .cast::<bindings::sock>();
 
             if bindings::sk_fullsock(sk) && core::ptr::eq(bindings::sock_net(sk), net.raw()) {
-                f(Sock::from_raw(sk), Rcu::new());
+                f(Sock::from_raw(sk), &mut Trying::new(), Rcu::new());
             }
             node = addr_of!((*node).next).read_volatile();
         }

@@ -12,12 +12,14 @@
 //! - [`Spinlocked`]: the socket's spinlock is held and no task owns the socket.
 //! - [`Busy`]: the socket's spinlock is held while a task owns the socket, so
 //!   that nothing but its backlog may be touched.
+//! - [`Trying`]: bottom halves are off, and another lock may be held.
 //!
 //! # Lock order
 //!
 //! There is none between two sockets, because nobody ever waits for a second
 //! spinlock while holding a first one: [`Owned`] and [`Process`] hold no spinlock
-//! and may wait for one; [`Spinlocked`] may only try. Nobody takes ownership of
+//! and may wait for one; [`Spinlocked`] may only try. So may [`Trying`], who holds a lock of
+//! the table of established sockets, which TCP takes inside a spinlock. Nobody takes ownership of
 //! a socket here.
 //!
 //! Innermost are the locks of [`offers`] and, inside them, of the list of pairs that cross:
@@ -105,7 +107,8 @@ pub(crate) use sock::{
     Sock,
     Spinlocked,
     State,
-    Tcp, //
+    Tcp,
+    Trying, //
 };
 pub(crate) use spent::{
     keep,

@@ -132,7 +132,7 @@ unsafe extern "C" fn show(seq: *mut bindings::seq_file, v: *mut c_void) -> c_int
     match v.addr().checked_sub(BUCKETS) {
         None => listing::head(seq),
         // TRUNCATE: It was made of a bucket's number.
-        Some(bucket) => in_bucket(net, bucket as u32, |sock, rcu| {
+        Some(bucket) => in_bucket(net, bucket as u32, |sock, _, rcu| {
             listing::line(seq, sock, rcu);
         }),
     }

@@ -607,6 +607,29 @@ impl Process<'_> {
     }
 }
 
+/// Evidence that bottom halves are off, where a lock may be held that TCP takes inside a
+/// socket's spinlock: so none of these may be waited for.
+///
+/// # Invariants
+///
+/// Bottom halves are off for all of `'a`.
+pub(crate) struct Trying<'a>(PhantomData<&'a ()>, NotThreadSafe);
+
+impl Trying<'_> {
+    /// # Safety
+    ///
+    /// Bottom halves are off for the lifetime of the returned value.
+    pub(super) unsafe fn new() -> Self {
+        // INVARIANT: By the function's safety requirements.
+        Self(PhantomData, NotThreadSafe)
+    }
+
+    /// Takes a socket's spinlock if nobody has it. Never waits.
+    pub(crate) fn lock<'s>(&'s mut self, sock: &'s Sock) -> Option<SlockGuard<'s>> {
+        SlockGuard::try_one(sock)
+    }
+}
+
 /// A socket that the current task owns, with bottom halves on and no spinlock
 /// of a socket held.
 ///
@@ -694,14 +717,14 @@ impl<'a> SlockGuard<'a> {
         &'s mut self,
         peer: &'s Sock,
     ) -> Option<(Held<'s>, SlockGuard<'s>)> {
-        let guard = SlockGuard::try_second(peer)?;
+        let guard = SlockGuard::try_one(peer)?;
         Some((self.held(), guard))
     }
 
-    /// Another socket's, for who holds one.
+    /// Only for who has bottom halves off: it holds a spinlock, or is [`Trying`].
     #[inline(always)]
-    fn try_second(peer: &'a Sock) -> Option<Self> {
-        // SAFETY: `peer` is valid; bottom halves are off, since the caller holds a spinlock.
+    fn try_one(peer: &'a Sock) -> Option<Self> {
+        // SAFETY: `peer` is valid; bottom halves are off.
         let taken = unsafe { bindings::bh_trylock_sock(peer.raw()) };
 
         // A guard may only come into being once the lock is ours: dropping it gives the lock back.
@@ -772,7 +795,7 @@ impl<'a> Spinlocked<'a> {
     /// Takes the peer's spinlock if nobody has it. Never waits, since we hold
     /// a spinlock ourselves.
     pub(crate) fn try_lock_peer<'s>(&'s mut self, peer: &'s Sock) -> Option<SlockGuard<'s>> {
-        SlockGuard::try_second(peer)
+        SlockGuard::try_one(peer)
     }
 
     /// The socket's TCP state.
