@@ -201,14 +201,21 @@ fn offer_both(sock: &Sock, member: &Member<'_>, trying: &mut Trying<'_>) {
     };
     let mut b = peer_locked.tcp();
 
+    window::aim_at_a_segment(&mut a);
+    window::aim_at_a_segment(&mut b);
     if member.still_paired(sock)
         && member.peer_still_paired()
         && [sock, member.peer()].map(Sock::state) == [State::Established; 2]
         && window::is_known(&a, &b)
         && window::is_known(&b, &a)
     {
-        window::renew(&mut a, &mut b);
-        window::renew(&mut b, &mut a);
+        // Who has something queued would have to be pushed, and TCP tells it of room.
+        if a.send_head().is_none() {
+            window::renew(&mut a, &mut b);
+        }
+        if b.send_head().is_none() {
+            window::renew(&mut b, &mut a);
+        }
     }
 }
 

@@ -117,14 +117,15 @@ fn is_held_back(s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> bool {
     })
 }
 
-/// Whether the wire would find the window too small for what is next, with nothing in
-/// flight whose ACK tells of a larger one. The caller has the sender to itself.
+/// Whether the wire would find the window too small for what is next, be it a FIN, with
+/// nothing in flight whose ACK tells of a larger one. The caller has the sender to itself.
 fn is_pinched(s: &mut Tcp<'_>, mss: u32) -> bool {
     let wnd = s.snd_wnd();
 
     s.packets_out() == 0
         && s.snd_una() == s.snd_nxt()
-        && s.send_head().is_some_and(|head| head.len().min(mss) > wnd)
+        && s.send_head()
+            .is_some_and(|head| head.len().min(mss).max(1) > wnd)
 }
 
 /// Takes the peer's lock as the caller may, and moves.
@@ -262,9 +263,14 @@ fn locked(
             }
             Ok(moved)
         }
-        Held::Busy(busy) => {
-            fenced?;
-            fence::busy_receiver(s, &busy, peer)?;
+        Held::Busy(mut busy) => {
+            if let Err(why) = fenced.and_then(|()| fence::busy_receiver(s, &busy, peer)) {
+                // The wire needs a window, which only the peer's owner can offer.
+                if is_pinched(s, mss) {
+                    busy.ack_when_released();
+                }
+                return Err(why);
+            }
             // The window may be no more than what we have left of it, without the peer telling of
             // more: then the question waits until we find the peer free.
             if due && question.ask(s, namespace, mss, nonagle, false) == Ask::Wire {

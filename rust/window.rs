@@ -131,8 +131,9 @@ fn wider(mut p: Tcp<'_>, wnd: u32) -> u32 {
     }
 }
 
-/// Whether `p` has all that `s` ever sent, so that no segment on its way has another idea of
-/// the window than both have now. The caller has both to itself.
+/// Whether `p` has all that `s` ever sent, so that no data on its way needs the window that
+/// both know now. An ACK on its way may tell of an older one, which then is what `s` knows
+/// until its probe timer. The caller has both to itself.
 pub(crate) fn is_known(s: &Tcp<'_>, p: &Tcp<'_>) -> bool {
     s.packets_out() == 0 && s.snd_una() == s.snd_nxt() && p.rcv_nxt() == s.snd_nxt()
 }
@@ -161,17 +162,20 @@ pub(crate) fn admit_fin(s: &mut Tcp<'_>) {
 
 /// `p` has no room: the window is shut on both sides. The caller has both to
 /// itself, and nothing is in flight, so that no segment can miss it.
-///
-/// Once they are parted [`reopen`] is nobody's, so the receiver goes on to aim at a
-/// segment at least.
 pub(crate) fn shut(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
-    let segment = p.rcv_mss().into();
+    aim_at_a_segment(p);
+    offer(p, 0);
+    set_snd_wnd(s, 0);
+}
+
+/// Lets `p` aim at a segment at least, so that TCP can open a window that is shut: once
+/// they are parted [`reopen`] is nobody's. The caller has it to itself.
+pub(crate) fn aim_at_a_segment(p: &mut Tcp<'_>) {
+    let segment = p.window_clamp().min(p.rcv_mss().into());
 
     if p.rcv_ssthresh() < segment {
         p.set_rcv_ssthresh(segment);
     }
-    offer(p, 0);
-    set_snd_wnd(s, 0);
 }
 
 /// A peer that we may not touch is full: the probe timer shall ask for the window,

@@ -925,6 +925,8 @@ impl<'a> Tcp<'a> {
         rcv_wnd / set_rcv_wnd: u32 = rcv_wnd;
         /// The window that the receiver aims at (`tcp_grow_window()`).
         rcv_ssthresh / set_rcv_ssthresh: u32 = rcv_ssthresh;
+        /// The largest window that may be offered (`TCP_WINDOW_CLAMP`, `SO_RCVBUF`).
+        window_clamp: u32 = window_clamp;
         /// The right-most window edge ever offered.
         rcv_mwnd_seq / set_rcv_mwnd_seq: u32 = rcv_mwnd_seq;
         /// Urgent data received and not yet passed on; 0 if none.
