@@ -18,9 +18,9 @@
 //!
 //! There is none between two sockets, because nobody ever waits for a second
 //! spinlock while holding a first one: [`Owned`] and [`Process`] hold no spinlock
-//! and may wait for one; [`Spinlocked`] may only try. So may [`Trying`], who holds a lock of
-//! the table of established sockets, which TCP takes inside a spinlock. Nobody takes ownership of
-//! a socket here.
+//! and may wait for one; [`Spinlocked`] may only try. So may [`Trying`], who holds
+//! a lock of the table of established sockets, which TCP takes inside a spinlock.
+//! Nobody takes ownership of a socket here.
 //!
 //! Innermost are the locks of [`offers`] and, inside them, of the list of pairs that cross:
 //! with one of them held no other is taken. Who tells that a device goes holds `rtnl_mutex`
