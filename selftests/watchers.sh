@@ -352,7 +352,7 @@ security()
 		return
 	fi
 	smack_rules rw
-	begin "$1" -L Server -M Client
+	begin "$1" -L Server -M Client || return
 	smack_rules -
 	stands_still "a security module that forbids it"
 	smack_rules rw
