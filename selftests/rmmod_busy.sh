@@ -143,7 +143,8 @@ captures()
 		kill -INT "$dump" 2>/dev/null
 		wait "$dump"
 		awk '/packets? captured/ { n = $1 } END { print n + 0 }' "$log"
-		moment 1500
+		# A capture takes longer there, too, and nothing is moved meanwhile.
+		moment "$(slow && echo 12000 || echo 1500)"
 	done
 }
 
