@@ -441,21 +441,12 @@ TEST_F(flow, requests_do_not_wait_for_acks)
 TEST_F(flow, wire_finds_a_window)
 {
 	const size_t large = 60000;
-	struct tcp_info info = {};
-	socklen_t len = sizeof(info);
-	uint64_t at;
+	uint64_t at = wear_window(_metadata, self->client, self->server,
+				  SEED, large / 2);
 	int unsent = -1;
 
-	for (at = 0; at < 60000; at += 1000) {
-		ASSERT_EQ(0, getsockopt(self->client, IPPROTO_TCP, TCP_INFO, &info,
-					&len));
-		if (info.tcpi_snd_wnd < large / 2)
-			break;
-		send_pattern(_metadata, self->client, SEED, at, 1000, 0);
-		recv_pattern(_metadata, self->server, SEED, at, 1000);
-	}
 	if (variant->friends)
-		EXPECT_GT(large / 2, info.tcpi_snd_wnd);
+		EXPECT_GT(large / 2, send_window(_metadata, self->client));
 	set_int(_metadata, self->client, SOL_SOCKET, SO_MAX_PACING_RATE, -2);
 	send_pattern(_metadata, self->client, SEED, at, large, 0);
 	ASSERT_EQ(0, ioctl(self->client, SIOCOUTQNSD, &unsent));

@@ -510,6 +510,35 @@ static inline uint64_t talk(struct __test_metadata *_metadata, int client,
 }
 
 /* The stream is at its end, and stays so. */
+/* The window that @fd may send into, in bytes. */
+static inline uint32_t send_window(struct __test_metadata *_metadata, int fd)
+{
+	struct tcp_info info = {};
+	socklen_t len = sizeof(info);
+
+	EXPECT_EQ(0, getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len));
+	return info.tcpi_snd_wnd;
+}
+
+/*
+ * Small messages from @client to @server until less than @least of the window is left,
+ * or for 60,000 bytes: on the wire it stays. Returns the bytes.
+ */
+static inline uint64_t wear_window(struct __test_metadata *_metadata,
+				   int client, int server, uint64_t seed,
+				   uint32_t least)
+{
+	uint64_t at;
+
+	for (at = 0; at < 60000; at += 1000) {
+		if (send_window(_metadata, client) < least)
+			break;
+		send_pattern(_metadata, client, seed, at, 1000, 0);
+		recv_pattern(_metadata, server, seed, at, 1000);
+	}
+	return at;
+}
+
 static inline void expect_eof(struct __test_metadata *_metadata, int fd)
 {
 	char c;
