@@ -509,7 +509,6 @@ static inline uint64_t talk(struct __test_metadata *_metadata, int client,
 	return 4000;
 }
 
-/* The stream is at its end, and stays so. */
 /* The window that @fd may send into, in bytes. */
 static inline uint32_t send_window(struct __test_metadata *_metadata, int fd)
 {
@@ -539,6 +538,7 @@ static inline uint64_t wear_window(struct __test_metadata *_metadata,
 	return at;
 }
 
+/* The stream is at its end, and stays so. */
 static inline void expect_eof(struct __test_metadata *_metadata, int fd)
 {
 	char c;
