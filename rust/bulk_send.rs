@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The fast lane of large writes: the bytes are copied into skbs while no lock is
-//! held, and only to queue these the two sockets are locked, as in
-//! [`fast_send`](crate::fast_send). So a writer and a reader on two processors copy
-//! at the same time. If what is queued may not go after all, it is given back to the
-//! program's iterator, and goes the ordinary way.
+//! The fast lane of large writes: the bytes are copied into skbs while no spinlock is
+//! held, and only to queue these the two sockets are locked. So a writer and a reader on two
+//! processors copy at the same time.
 //!
-//! The other end copies large reads as its socket's owner (C side), so the peer is
-//! often found owned: then the skbs go to its backlog.
+//! A call of [`AT_ONCE`] bytes at most for which there is room goes without owning the socket, as
+//! a whole or not at all ([`send`]). All others own it for the whole call, as TCP does, and come
+//! here in `tcp_sendmsg_locked()` as often as there is room ([`send_owned`]); what is left is
+//! TCP's. What was copied and may not go after all is given back to the program's iterator.
 //!
 //! # Locks
 //!
-//! As in `fast_send`: the peer's spinlock is waited for, the sender's own one tried.
+//! The peer's spinlock is waited for; the sender's own one is tried then, unless it is owned.
 //!
 //! # Races
 //!
-//! Those of `fast_send`. Two tasks that write to one socket at the same moment copy
-//! at the same moment; which of them is first is decided by who has the locks first,
+//! Those of [`fast_send`](crate::fast_send). Two tasks that write to one socket at the same
+//! moment copy at the same moment; which of them is first is decided by who has the locks first,
 //! and the bytes get their numbers then.
 
 use crate::{
@@ -24,20 +24,19 @@ use crate::{
         keep,
         relieve,
         take,
-        Busy,
-        Fault,
         Held,
+        Lied,
         Member,
+        Owned,
         Process,
+        Rcu,
         Size,
         Skb,
         Sock,
         Source,
-        Spinlocked,
         Tcp, //
     },
-    fast_send::AT_ONCE,
-    fence, growth,
+    fast_send::may_pass,
     moving::{
         written_and_moved,
         Moved,
@@ -50,6 +49,9 @@ use crate::{
 /// already, and a copy with bottom halves off is short.
 pub(crate) const LARGE: usize = kernel::bindings::TCP_FRIENDS_LARGE as usize;
 
+/// So many bytes are copied at once, in one RCU critical section, at most.
+const AT_ONCE: usize = kernel::bindings::TCP_FRIENDS_AT_ONCE as usize;
+
 /// Skbs for [`AT_ONCE`] bytes.
 const SKBS: usize = 5;
 
@@ -57,18 +59,18 @@ const SKBS: usize = 5;
 struct Batch<const N: usize> {
     skbs: [Option<Skb>; N],
     bytes: usize,
+    truesize: u32,
 }
 
 impl<const N: usize> Batch<N> {
-    /// Copies at most [`AT_ONCE`] bytes; as many as there is memory for and pages
-    /// are there.
+    /// Copies at most `want` bytes: as many as there is memory for and pages are there.
     #[inline(always)]
-    fn fill(from: &mut Source<'_>) -> Result<Self, Fault> {
+    fn fill(from: &mut Source<'_>, want: usize) -> Self {
         let mut batch = Batch {
             skbs: [const { None }; N],
             bytes: 0,
+            truesize: 0,
         };
-        let want = from.len().min(AT_ONCE);
 
         for slot in &mut batch.skbs {
             let left = want.saturating_sub(batch.bytes);
@@ -82,70 +84,120 @@ impl<const N: usize> Batch<N> {
             let bytes = left.min(size.room());
             if skb.fill(from, bytes).is_err() {
                 keep(skb);
-                if batch.bytes == 0 {
-                    return Err(Fault);
-                }
                 break;
             }
             batch.bytes = batch.bytes.saturating_add(bytes);
+            batch.truesize = batch.truesize.saturating_add(skb.truesize());
             *slot = Some(skb);
         }
-        Ok(batch)
+        batch
     }
 
-    /// Those that `queue` does not take are kept for the next message. It is given
-    /// each with the number of its first byte and says how many segments it stands for.
+    /// Queues all, behind what the receiver has, or none. The caller has exclusive access to
+    /// both sockets.
+    ///
+    /// Relies on invariants 1 and 2, which the fences establish, and restores 1 and 3. The
+    /// receiver is not woken.
     #[inline(always)]
-    fn queue(&mut self, seq: u32, mut queue: impl FnMut(Skb) -> Result<u32, Skb>) -> Moved {
+    fn commit(
+        &mut self,
+        sock: &Sock,
+        s: &mut Tcp<'_>,
+        p: &mut Tcp<'_>,
+        member: &Member<'_>,
+    ) -> usize {
+        let Some(Some(first)) = self.skbs.first() else {
+            return 0;
+        };
+        if !may_pass(sock, s, p, member)
+            || room_for(p.sock(), self.bytes) < self.bytes
+            || !p.rmem_schedule_new(first, self.truesize)
+        {
+            return 0;
+        }
+        let (mss, mut seq) = (s.mss_cache(), s.write_seq());
         let mut moved = Moved::none(Stop::Empty);
-        let mut full = false;
 
+        p.refresh_mstamp();
         for slot in &mut self.skbs {
             let Some(mut skb) = slot.take() else {
                 break;
             };
-            let len = skb.number(seq.wrapping_add(moved.bytes));
-            if !full {
-                match queue(skb) {
-                    Ok(segments) => {
-                        moved.add(&Moved {
-                            bytes: len,
-                            skbs: 1,
-                            segments,
-                            stop: Stop::Empty,
-                        });
-                        continue;
-                    }
-                    Err(back) => skb = back,
-                }
-                full = true;
+            let len = skb.number(seq);
+            let segments = skb.set_segments(mss);
+
+            seq = seq.wrapping_add(len);
+            if let Err(Lied) = p.receive_made(skb) {
+                break;
             }
-            keep(skb);
+            moved.add(&Moved {
+                bytes: len,
+                skbs: 1,
+                segments,
+                stop: Stop::Empty,
+            });
         }
-        moved
+        stats::moved(sock, member, &moved);
+        written_and_moved(s, &moved);
+        window::follow(s, p);
+        moved.bytes as usize
+    }
+
+    /// What was not queued is given back to the program, and its skbs are kept for the next.
+    #[inline(always)]
+    fn give_back(self, from: &mut Source<'_>, moved: usize) {
+        let rest = self.bytes.saturating_sub(moved);
+
+        if rest != 0 {
+            self.skbs.into_iter().flatten().for_each(keep);
+            from.give_back(rest);
+            relieve();
+        }
     }
 }
 
-/// Writes some bytes of `from`, which has [`LARGE`] at least.
+/// How many of `want` bytes, [`AT_ONCE`] at most, the receiver has room for: one skb more than
+/// fills its buffer, as for all that it receives ([`fence::has_room`](crate::fence::has_room)). A guess without its lock.
+#[inline(always)]
+fn room_for(peer: &Sock, want: usize) -> usize {
+    const ROUGHLY: usize = 32 << 10;
+    let room = Size::Large.room();
+    let free = peer.receive_buffer().saturating_sub(peer.receive_memory());
+
+    if free < 0 {
+        return 0;
+    }
+    // An skb of that many bytes takes hardly more memory than that.
+    let skbs = (free.unsigned_abs() as usize / (ROUGHLY + ROUGHLY / 8)).saturating_add(1);
+
+    want.min(skbs.saturating_mul(room)).min(AT_ONCE)
+}
+
+/// Writes all of `from`, which has [`LARGE`] at least and [`AT_ONCE`] at most, and returns how
+/// many bytes that were; 0 if TCP must write them.
 ///
-/// Returns how many: 0 if they must go the ordinary way.
-///
-/// Relies on invariants 1 and 2, which the fences establish, and restores 1 and
-/// 3. Takes both spinlocks, and gives them back.
+/// Takes both spinlocks, and gives them back.
 #[inline(never)]
 pub(crate) fn send(
     sock: &Sock,
     mut from: Source<'_>,
     member: Member<'_>,
     mut process: Process<'_>,
-) -> Result<usize, Fault> {
+) -> usize {
+    let want = from.len();
+    let peer = member.peer();
+
     // What is sure to be refused is not copied first.
-    if sock.seems_to_queue() || !fence::may_pass(sock, &member) {
-        Ok(0)
-    } else if from.len() <= Size::Large.room() {
-        send_batch::<1>(sock, &mut from, &member, &mut process)
+    if sock.seems_to_queue()
+        || peer.seems_owned()
+        || !member.nobody_waits()
+        || room_for(peer, want) < want
+    {
+        0
+    } else if want <= Size::Large.room() {
+        send_batch::<1>(sock, &mut from, want, &member, &mut process)
     } else {
-        send_batch::<SKBS>(sock, &mut from, &member, &mut process)
+        send_batch::<SKBS>(sock, &mut from, want, &member, &mut process)
     }
 }
 
@@ -153,118 +205,84 @@ pub(crate) fn send(
 fn send_batch<const N: usize>(
     sock: &Sock,
     from: &mut Source<'_>,
+    want: usize,
     member: &Member<'_>,
     process: &mut Process<'_>,
-) -> Result<usize, Fault> {
-    let mut batch = Batch::<N>::fill(from)?;
-    let moved = commit(sock, &mut batch, member, process);
-
-    // Also those that found no room or no lock.
-    let rest = batch.bytes.saturating_sub(moved.bytes as usize);
-    if rest != 0 {
-        batch.queue(0, Err);
-        from.give_back(rest);
-        relieve();
-    }
-    Ok(moved.bytes as usize)
+) -> usize {
+    let mut batch = Batch::<N>::fill(from, want);
+    let moved = if batch.bytes == want {
+        commit(sock, &mut batch, member, process)
+    } else {
+        0
+    };
+    batch.give_back(from, moved);
+    moved
 }
 
-/// Queues as many of the skbs as may go.
 #[inline(always)]
 fn commit<const N: usize>(
     sock: &Sock,
     batch: &mut Batch<N>,
     member: &Member<'_>,
     process: &mut Process<'_>,
-) -> Moved {
-    let nothing = Moved::none(Stop::Empty);
+) -> usize {
     let mut peer_guard = process.lock(member.peer());
     peer_guard.incoming_cpu_update();
-    let Some((mut held, mut guard)) = peer_guard.held_and_try(sock) else {
-        return nothing;
+    let Held::Free(mut peer_locked) = peer_guard.held() else {
+        return 0;
     };
-    let Held::Free(own) = guard.held() else {
-        return nothing;
+    let mut p = peer_locked.tcp();
+    let Some(mut guard) = peer_locked.try_lock_peer(sock) else {
+        return 0;
     };
-    let mut s = own.tcp();
-
-    if !member.still_paired(sock)
-        || !member.peer_still_paired()
-        || !fence::may_pass(sock, member)
-        || !fence::sender_is_clear(&s, member)
-        || member.question().is_due(member.namespace())
-    {
-        return nothing;
-    }
-    let moved = match &mut held {
-        Held::Free(peer) => to_queue(&mut s, peer, batch, member),
-        Held::Busy(peer) => to_backlog(&mut s, peer, batch, member),
+    let Held::Free(locked) = guard.held() else {
+        return 0;
     };
-    if moved.bytes != 0 {
-        stats::moved(sock, member, &moved);
-    }
-    moved
-}
+    let moved = batch.commit(sock, &mut locked.tcp(), &mut p, member);
 
-/// The peer is the caller's.
-#[inline(always)]
-fn to_queue<const N: usize>(
-    s: &mut Tcp<'_>,
-    peer: &mut Spinlocked<'_>,
-    batch: &mut Batch<N>,
-    member: &Member<'_>,
-) -> Moved {
-    let mut p = peer.tcp();
-    if !fence::receiver_is_clear(s, &p) {
-        return Moved::none(Stop::Empty);
-    }
-    let mss = s.mss_cache();
-
-    p.refresh_mstamp();
-    let moved = batch.queue(s.write_seq(), |mut skb| {
-        if !growth::has_room(s, &mut p, member) {
-            return Err(skb);
-        }
-        if !p.rmem_schedule_new(&skb) {
-            return Err(skb);
-        }
-        let segments = skb.set_segments(mss);
-        p.receive(skb);
-        Ok(segments)
-    });
-    if moved.bytes != 0 {
-        written_and_moved(s, &moved);
-        window::follow(s, &mut p);
+    drop(guard);
+    if moved != 0 {
         p.data_ready(member.rcu());
     }
     moved
 }
 
-/// A task owns the peer, and queues what is in the backlog when it lets go.
-#[inline(never)]
-fn to_backlog<const N: usize>(
-    s: &mut Tcp<'_>,
-    peer: &mut Busy<'_>,
-    batch: &mut Batch<N>,
-    member: &Member<'_>,
-) -> Moved {
-    // What is in the backlog is charged when its owner lets go, whatever the limits say then. Where
-    // they are near, the ordinary way charges the writer first.
-    if peer.under_memory_pressure() || fence::busy_receiver(s, peer, member.peer()).is_err() {
-        return Moved::none(Stop::Empty);
+/// Writes some bytes of `from` to `sock`, which its caller owns (hook). Returns how many; 0 if
+/// TCP must write what is left.
+///
+/// Takes the peer's spinlock, and gives it back.
+pub(crate) fn send_owned(
+    sock: &Sock,
+    mut from: Source<'_>,
+    mut owned: Owned<'_>,
+    rcu: Rcu<'_>,
+) -> usize {
+    let Some(member) = Member::of(sock, rcu) else {
+        return 0;
+    };
+    let peer = member.peer();
+    let mut s = owned.tcp();
+    let want = room_for(peer, from.len());
+
+    // What is sure to be refused is not copied first.
+    if s.write_queue() != 0 || peer.seems_owned() || !member.nobody_waits() || want == 0 {
+        return 0;
     }
-    let mss = s.mss_cache();
-    let moved = batch.queue(s.write_seq(), |mut skb| {
-        if !fence::has_room(member.peer()) {
-            return Err(skb);
+    let mut batch = Batch::<SKBS>::fill(&mut from, want);
+    let mut guard = owned.lock_peer(peer);
+    guard.incoming_cpu_update();
+    let moved = match guard.held() {
+        Held::Free(locked) => {
+            let mut p = locked.tcp();
+            let moved = batch.commit(sock, &mut s, &mut p, &member);
+            if moved != 0 {
+                p.data_ready(rcu);
+            }
+            moved
         }
-        let segments = skb.set_segments(mss);
-        peer.add_backlog(skb);
-        Ok(segments)
-    });
-    if moved.bytes != 0 {
-        written_and_moved(s, &moved);
-        window::consume(s, moved.bytes);
-    }
+        Held::Busy(_) => 0,
+    };
+    drop(guard);
+    batch.give_back(&mut from, moved);
     moved
 }

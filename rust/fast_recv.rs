@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The fast lane of a reader: what a friend brought goes to its memory without the
+//! The fast lane of a reader: what is in the receive queue goes to its memory without the
 //! socket being owned. The hook in `tcp_recvmsg()`.
 //!
-//! A reader that owns its socket makes its friend use the backlog. One that only
+//! A reader that owns its socket makes its friend wait until it lets go. One that only
 //! holds the spinlock makes it wait for as long as the copy takes. So large reads, of
-//! `TCP_FRIENDS_LARGE` bytes, own the socket (C side takes it), and all others do
-//! not. A reader that finds nothing waits without either (C side).
+//! `TCP_FRIENDS_LARGE` bytes, are TCP's own, and all others come here. A reader that finds
+//! nothing waits without either (C side).
 //!
-//! It reads only what is plain: no mark, no time stamp, no FIN, nothing that came by
-//! the wire. Everything else is for `tcp_recvmsg_locked()`.
+//! It reads a whole call or nothing: what one call returns is contiguous, whoever else reads.
+//! And only what is plain: no mark, no time stamp. Everything else is for
+//! `tcp_recvmsg_locked()`, also the end of the stream.
 //!
 //! # Locks
 //!
@@ -22,122 +23,120 @@ use crate::{
         smp_mb_after_atomic,
         Caller,
         Destination,
-        Fault,
         Held,
         Member,
-        Owned,
         Process,
         Rcu,
         Read,
-        Sock, //
+        Sock,
+        Tcp, //
     },
-    fast_send::AT_ONCE,
     moving::MEASURED,
     read, window,
 };
 
-/// Reads some bytes, at most `len`, from `sock` into `to` (hook).
+/// Reads from `sock` into `to` what a call for `len` bytes returns (hook). Returns how many
+/// bytes; 0 if TCP must do it.
 ///
-/// Returns how many: 0 if they must come the ordinary way, or there are none.
-///
-/// Takes the reader's spinlock, and gives it back.
+/// Relies on invariant 1: what is in the receive queue is in sequence. Takes the reader's
+/// spinlock, and gives it back.
 #[inline]
 pub(crate) fn recv(
     sock: &Sock,
-    to: Destination<'_>,
+    mut to: Destination<'_>,
     len: usize,
     mut process: Process<'_>,
     rcu: Rcu<'_>,
-) -> Result<usize, Fault> {
+) -> usize {
     let Some(member) = Member::of(sock, rcu) else {
-        return Ok(0);
+        return 0;
     };
     let mut guard = process.lock(sock);
     let Held::Free(locked) = guard.held() else {
-        return Ok(0);
+        return 0;
     };
-    read_some(Caller::Softirq(locked), &member, to, len, rcu)
-}
-
-/// The same for a reader that owns its socket, which takes no lock: others may use
-/// the other end, and copy, meanwhile.
-#[inline(never)]
-pub(crate) fn recv_owned(
-    sock: &Sock,
-    to: Destination<'_>,
-    len: usize,
-    owned: Owned<'_>,
-    rcu: Rcu<'_>,
-) -> Result<usize, Fault> {
-    let Some(member) = Member::of(sock, rcu) else {
-        return Ok(0);
-    };
-    read_some(Caller::Task(owned), &member, to, len, rcu)
-}
-
-/// Reads for a caller that has the socket to itself.
-///
-/// Relies on invariant 1: what is in the receive queue is acknowledged.
-#[inline(always)]
-fn read_some(
-    caller: Caller<'_>,
-    member: &Member<'_>,
-    mut to: Destination<'_>,
-    len: usize,
-    rcu: Rcu<'_>,
-) -> Result<usize, Fault> {
+    let caller = Caller::Softirq(locked);
     let mut p = caller.tcp();
     if !p.reads_plainly() {
-        return Ok(0);
+        return 0;
     }
-
-    let most = len.min(AT_ONCE);
-    let mut copied = 0;
-    while copied < most {
-        let seq = p.copied_seq();
-        let Some(head) = p.receive_head() else {
-            break;
-        };
-        let offset = seq.wrapping_sub(head.segment().seq) as usize;
-        let left = head.len().saturating_sub(offset);
-        if left == 0 || !head.is_from_friend() {
-            break;
-        }
-        let now = left.min(most - copied);
-        if let Err(fault) = head.copy(&mut to, offset, now) {
-            if copied == 0 {
-                return Err(fault);
-            }
-            break;
-        }
-        if now == left {
-            keep(head.eat());
-        }
-        copied += now;
-        // TRUNCATE: An skb has so many.
-        p.set_copied_seq(seq.wrapping_add(now as u32));
-    }
+    let copied = copy(&mut p, &mut to, len);
     if copied == 0 {
-        return Ok(0);
+        return 0;
     }
+    eat(&mut p, copied);
+
     // It looks at the clock that is read for larger ones alone.
     if copied >= MEASURED as usize {
         p.rcv_space_adjust();
     }
     // What was read was taken off the account atomically; see the races of `transmit`.
     smp_mb_after_atomic();
-    if member.peer_waiting().is_set() {
+    if member.peer_half().waits() {
         tell(caller, copied, rcu);
     } else if p.ack_scheduled() || window::offered(&p) <= p.rcv_mss().into() {
         p.cleanup_rbuf(copied);
-    } else if member.peer().peek_snd_wnd() == 0 {
-        tell(caller, copied, rcu);
     }
-    Ok(copied)
+    copied
 }
 
-/// The other end waits for room, or knows of none: it is helped, or hears of it. TCP
-/// itself would ask us only when little is left of the window.
+/// Copies `len` bytes, or all that there are, which stay in the queue. Nothing if a page of the
+/// caller's is not there, or TCP must read something of it.
+#[inline(always)]
+fn copy(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> usize {
+    let mut seq = p.copied_seq();
+    let mut copied = 0;
+    let mut at = p.receive_head();
+
+    while let Some(skb) = at {
+        let offset = seq.wrapping_sub(skb.segment().seq) as usize;
+        let left = skb.len().saturating_sub(offset);
+        let now = left.min(len.saturating_sub(copied));
+
+        if now == 0 && !skb.is_end() || !skb.is_readable() || skb.copy(to, offset, now).is_err() {
+            to.give_back(copied);
+            return 0;
+        }
+        copied = copied.saturating_add(now);
+        // TRUNCATE: An skb has so many.
+        seq = seq.wrapping_add(now as u32);
+        if copied == len || skb.is_end() {
+            break;
+        }
+        at = skb.next();
+    }
+    copied
+}
+
+/// Takes so many bytes out of the queue, which has them.
+#[inline(always)]
+fn eat(p: &mut Tcp<'_>, bytes: usize) {
+    let mut rest = bytes;
+
+    while rest != 0 {
+        let seq = p.copied_seq();
+        let Some(head) = p.receive_head() else {
+            return;
+        };
+        let left = head
+            .len()
+            .saturating_sub(seq.wrapping_sub(head.segment().seq) as usize);
+        let now = left.min(rest);
+
+        // The end of the stream is for TCP to pass.
+        if now == left && !head.is_end() {
+            keep(head.eat());
+        } else if now == 0 {
+            return;
+        }
+        rest = rest.saturating_sub(now);
+        // TRUNCATE: An skb has so many.
+        p.set_copied_seq(seq.wrapping_add(now as u32));
+    }
+}
+
+/// The other end waits: it is helped, or hears of the room. TCP itself would ask us only when
+/// little is left of the window.
 #[cold]
 #[inline(never)]
 fn tell(caller: Caller<'_>, copied: usize, rcu: Rcu<'_>) {

@@ -3,18 +3,19 @@
 //! The fast lane of a writer: bytes go from its memory into the reader's receive
 //! queue, and never stand in the write queue. The hook in `tcp_sendmsg()`.
 //!
-//! It takes only what is plain: nothing queued before it, no cork, room at the
-//! peer, nobody who owns either socket. Everything else goes the ordinary way, by
+//! It takes a whole call or nothing: for TCP owns the socket for all of a write, so that no
+//! other task's bytes get in between. And it takes only what is plain: nothing queued before
+//! it, no cork, room at the peer, nobody who owns either socket. Everything else is for
 //! `tcp_sendmsg_locked()` and [`transmit`](crate::transmit).
 //!
 //! # Locks
 //!
 //! The peer's spinlock is waited for, then the sender's own one is tried: a sender
 //! holds nothing when it waits. So two that send to each other at the same moment
-//! may both find the other's lock taken, and both go the ordinary way. Both locks
-//! are held while the bytes are copied, fewer than [`LARGE`]; a page of the
-//! caller's that is not there is brought before it is tried again (C side). Large
-//! writes are copied without a lock: [`bulk_send`].
+//! may both find the other's lock taken, and both leave it to TCP. Both locks
+//! are held while the bytes are copied, fewer than [`LARGE`]; where a page of the
+//! caller's is not there nothing is written. Large writes are copied without a lock:
+//! [`bulk_send`].
 //!
 //! # Races
 //!
@@ -26,7 +27,6 @@ use crate::{
     abstractions::{
         keep,
         take,
-        Fault,
         Held,
         Member,
         Process,
@@ -40,7 +40,7 @@ use crate::{
         self,
         LARGE, //
     },
-    fence, growth,
+    fence,
     moving::{
         segments_of,
         written_and_moved,
@@ -55,12 +55,7 @@ use crate::{
 /// is written, or for so many bytes.
 const WORTH_FILLING: usize = 4096;
 
-/// So many bytes are copied at once, in one RCU critical section, at most.
-pub(crate) const AT_ONCE: usize = kernel::bindings::TCP_FRIENDS_AT_ONCE as usize;
-
-/// Writes some bytes of `from` (hook).
-///
-/// Returns how many: 0 if they must go the ordinary way.
+/// Writes all of `from` (hook), and returns how many bytes that were; 0 if TCP must write them.
 ///
 /// Relies on invariants 1 and 2, which the fences establish, and restores 1 and
 /// 3. Takes both spinlocks, and gives them back.
@@ -70,9 +65,9 @@ pub(crate) fn send(
     mut from: Source<'_>,
     mut process: Process<'_>,
     rcu: Rcu<'_>,
-) -> Result<usize, Fault> {
+) -> usize {
     let Some(member) = Member::of(sock, rcu) else {
-        return Ok(0);
+        return 0;
     };
     let peer = member.peer();
     if from.len() >= LARGE {
@@ -82,39 +77,28 @@ pub(crate) fn send(
     let mut peer_guard = process.lock(peer);
     peer_guard.incoming_cpu_update();
     let Held::Free(mut peer_locked) = peer_guard.held() else {
-        return Ok(0);
+        return 0;
     };
     let mut p = peer_locked.tcp();
     let Some(mut guard) = peer_locked.try_lock_peer(sock) else {
-        return Ok(0);
+        return 0;
     };
     let Held::Free(locked) = guard.held() else {
-        return Ok(0);
+        return 0;
     };
     let mut s = locked.tcp();
 
-    if !member.still_paired(sock)
-        || !member.peer_still_paired()
-        || !fence::may_pass(sock, &member)
-        || !fence::is_clear(&s, &p, &member)
-        || member.question().is_due(member.namespace())
-        || !growth::has_room(&mut s, &mut p, &member)
-    {
-        return Ok(0);
+    if !may_pass(sock, &s, &p, &member) || !fence::has_room(peer) {
+        return 0;
     }
 
-    let seq = s.write_seq();
-    let mss = s.mss_cache();
     let want = from.len();
     if want >= MEASURED as usize {
         p.refresh_mstamp();
     }
-    let Some(mut moved) = deliver(&mut from, want, seq, mss, &mut p)? else {
-        return Ok(0);
+    let Some(moved) = deliver(&mut from, want, s.write_seq(), s.mss_cache(), &mut p) else {
+        return 0;
     };
-    if (moved.bytes as usize) < want {
-        moved = deliver_more(from.reborrow(), want, seq, mss, p.reborrow(), moved);
-    }
     stats::moved(sock, &member, &moved);
     written_and_moved(&mut s, &moved);
     window::follow(&mut s, &mut p);
@@ -122,11 +106,24 @@ pub(crate) fn send(
     p.data_ready(rcu);
     drop(peer_guard);
 
-    Ok(moved.bytes as usize)
+    want
 }
 
-/// Puts at most `want` bytes, which start at `seq`, behind what the receiver has,
-/// as many as an skb takes. Nothing if there is no memory.
+/// Whether bytes that are written now may go past the write queue. The caller has exclusive
+/// access to both sockets.
+///
+/// Establishes invariant 2.
+#[inline(always)]
+pub(crate) fn may_pass(sock: &Sock, s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> bool {
+    member.still_paired(sock)
+        && member.peer_still_paired()
+        && member.nobody_waits()
+        && fence::is_clear(s, p, member)
+        && member.half().question().is_quiet()
+}
+
+/// Puts `want` bytes, which start at `seq`, behind what the receiver has: all, or none if there
+/// is no memory or a page of the caller's is not there.
 ///
 /// The caller has the receiver to itself. Its `rcv_nxt` moves past the bytes; the
 /// sender's numbers are left to the caller.
@@ -137,66 +134,66 @@ fn deliver(
     seq: u32,
     mss: u32,
     p: &mut Tcp<'_>,
-) -> Result<Option<Moved>, Fault> {
+) -> Option<Moved> {
     let mut size = Size::of(want);
+    // Of these, how many the last skb takes.
+    let mut first = 0;
 
-    if let Some(tail) = p.receive_tail() {
+    if let Some(mut tail) = p.receive_tail() {
         let room = tail.room();
         if room >= want.min(WORTH_FILLING) && tail.is_from_friend() && tail.segment().end_seq == seq
         {
-            let bytes = want.min(room);
-            let segments = segments_of(bytes as u32, mss);
-            tail.append(from, bytes, segments)?;
-            return Ok(Some(some(bytes, segments, 0)));
+            first = want.min(room);
+            tail.copy_behind(from, first).ok()?;
+            if first == want {
+                let segments = segments_of(want as u32, mss);
+                tail.append(want, segments).ok()?;
+                return Some(moved(want, segments, 0));
+            }
         }
         // The reader is behind: more will come.
         size = Size::Large;
     }
-
-    let Some(mut skb) = take(size) else {
-        return Ok(None);
-    };
-    let bytes = want.min(size.room());
-    if !p.rmem_schedule_new(&skb) {
-        drop(skb);
-        return Ok(None);
-    }
-    if let Err(fault) = skb.fill(from, bytes) {
-        keep(skb);
-        return Err(fault);
-    }
-    skb.number(seq);
-    let segments = skb.set_segments(mss);
-    p.receive(skb);
-    Ok(Some(some(bytes, segments, 1)))
+    deliver_new(from, want, first, size, seq, mss, p)
 }
 
-/// The rest of `want` bytes, as far as there is room and memory and the pages are
-/// there, as [`deliver`].
-#[inline(never)]
-fn deliver_more(
-    mut from: Source<'_>,
+/// The part of [`deliver`] that needs an skb of that size, where `first` bytes have been copied
+/// behind the last one already. Fewer than [`LARGE`] are left, so that one skb takes them.
+#[inline(always)]
+fn deliver_new(
+    from: &mut Source<'_>,
     want: usize,
+    first: usize,
+    size: Size,
     seq: u32,
     mss: u32,
-    mut p: Tcp<'_>,
-    mut moved: Moved,
-) -> Moved {
-    loop {
-        let left = want.saturating_sub(moved.bytes as usize);
-        if left == 0 || !fence::has_room(p.sock()) {
-            return moved;
-        }
-        match deliver(&mut from, left, seq.wrapping_add(moved.bytes), mss, &mut p) {
-            Ok(Some(some)) => moved.add(&some),
-            Ok(None) | Err(Fault) => return moved,
-        }
+    p: &mut Tcp<'_>,
+) -> Option<Moved> {
+    let rest = want.saturating_sub(first);
+    let Some(mut skb) = take(size) else {
+        from.give_back(first);
+        return None;
+    };
+
+    if !p.rmem_schedule_new(&skb, skb.truesize()) || skb.fill(from, rest).is_err() {
+        keep(skb);
+        from.give_back(first);
+        return None;
     }
+    let mut segments = 0;
+    if first != 0 {
+        segments = segments_of(first as u32, mss);
+        p.receive_tail()?.append(first, segments).ok()?;
+    }
+    skb.number(seq.wrapping_add(first as u32));
+    segments = segments.wrapping_add(skb.set_segments(mss));
+    p.receive_made(skb).ok()?;
+    Some(moved(want, segments, 1))
 }
 
-/// TRUNCATE: No skb holds more.
+/// TRUNCATE: Fewer than [`LARGE`].
 #[inline(always)]
-fn some(bytes: usize, segments: u32, skbs: u32) -> Moved {
+fn moved(bytes: usize, segments: u32, skbs: u32) -> Moved {
     Moved {
         bytes: bytes as u32,
         skbs,

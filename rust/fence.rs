@@ -4,9 +4,10 @@
 //!
 //! Asked before each move, so each question costs a load or two.
 
+use kernel::warn_on;
+
 use crate::{
     abstractions::{
-        Busy,
         Head,
         Member,
         Net,
@@ -14,6 +15,7 @@ use crate::{
         State,
         Tcp, //
     },
+    half::Half,
     hold::may_not_go_alone,
     namespace::Namespace,
     seq::before,
@@ -25,7 +27,8 @@ const FIN: u16 = 0x01;
 /// `TCPHDR_SYN`.
 const SYN: u16 = 0x02;
 
-type Fence = Result<(), Wire>;
+/// Why the wire must be taken, if it must.
+pub(crate) type Fence = Result<(), Wire>;
 
 const fn unless(fence: bool, why: Wire) -> Fence {
     if fence {
@@ -48,7 +51,40 @@ pub(crate) fn sender(s: &Tcp<'_>, member: &Member<'_>) -> Fence {
     unless(s.snd_up() != s.snd_una(), Wire::Urgent)?;
     // The wire has the clock for it.
     unless(s.sock().max_pacing_rate() != usize::MAX, Wire::Paced)?;
+    unless(s.sock().bpf_callbacks() != 0, Wire::Bpf)?;
+    route(s.sock(), member.half(), member)?;
     watchers(s.sock(), member)
+}
+
+/// Whether `sock`, the socket of the end `half`, would send its segments where friends are. What
+/// changes its route (SO_MARK, SO_BINDTODEVICE, IP_TOS, a policy of IPsec) makes it forget it.
+#[inline(always)]
+fn route(sock: &Sock, half: &Half, member: &Member<'_>) -> Fence {
+    if sock.route_id() == half.route() {
+        return Ok(());
+    }
+    new_route(sock, half, member)
+}
+
+#[cold]
+#[inline(never)]
+fn new_route(sock: &Sock, half: &Half, member: &Member<'_>) -> Fence {
+    let (id, rcu) = (sock.route_id(), member.rcu());
+
+    // The next segment finds one.
+    unless(id == 0, Wire::Route)?;
+    unless(sock.has_ipsec(rcu), Wire::Ipsec)?;
+    let leads_there = sock.route_device(rcu).is_some_and(|device| {
+        if member.crosses() {
+            member.passes(device)
+        } else {
+            sock.net().loopback(rcu).is_some_and(|lo| lo.is(device))
+        }
+    });
+    // It was not replaced meanwhile.
+    unless(!leads_there || sock.route_id() != id, Wire::Route)?;
+    half.set_route(id);
+    Ok(())
 }
 
 /// Whether nobody watches or governs what `sock`, whose view `member` is, sends on the
@@ -81,8 +117,6 @@ pub(crate) fn watchers(sock: &Sock, member: &Member<'_>) -> Fence {
             Wire::Netfilter,
         )?;
     }
-    // While this is so the wire's answer is not taken, so that all who move come here.
-    unless(sock.has_ipsec(rcu), Wire::Ipsec)?;
     unless(sock.cgroup_judges_sent(), Wire::Cgroup)
 }
 
@@ -92,8 +126,7 @@ fn is_filtered(namespace: &Namespace, net: &Net) -> bool {
     namespace.is_strict() && net.has_local_hooks() != 0
 }
 
-/// What can be asked of a receiver in any state of its lock. What changes
-/// meanwhile, `tcp_friends_backlog_rcv()` has to cope with.
+/// What can be asked of a receiver without its lock.
 #[inline(always)]
 fn any_receiver(sock: &Sock) -> Fence {
     match sock.state() {
@@ -104,7 +137,10 @@ fn any_receiver(sock: &Sock) -> Fence {
     }
     unless(sock.has_filter(), Wire::Filter)?;
     unless(sock.cgroup_judges_received(), Wire::Cgroup)?;
-    unless(sock.wants_receive_timestamps(), Wire::Timestamp)
+    unless(sock.wants_receive_timestamps(), Wire::Timestamp)?;
+    unless(sock.wants_headers() != 0, Wire::Headers)?;
+    unless(sock.bpf_callbacks() != 0, Wire::Bpf)?;
+    unless(sock.raw_listeners() != 0, Wire::Raw)
 }
 
 /// Whether what `sock`, whose view `member` is, writes next would be moved, as far as can
@@ -113,22 +149,34 @@ pub(crate) fn seen(sock: &Sock, member: &Member<'_>) -> Fence {
     watchers(sock, member)?;
     any_receiver(member.peer())?;
     unless(sock.max_pacing_rate() != usize::MAX, Wire::Paced)?;
+    unless(sock.bpf_callbacks() != 0, Wire::Bpf)?;
     unless(sock.peek_snd_una() != sock.peek_snd_nxt(), Wire::InFlight)
 }
 
-/// Whether the receiver takes what the sender has next. The caller has both to
-/// itself.
+/// Whether the receiver takes what the sender has next; `member` is the sender's view. The
+/// caller has exclusive access to both.
 ///
 /// Establishes the receiver's half of invariant 2.
 #[inline(always)]
-pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>) -> Fence {
+pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> Fence {
     any_receiver(p.sock())?;
+    route(p.sock(), member.peer_half(), member)?;
     unless(
         p.rcv_nxt() != s.snd_nxt() || p.ofo_queue() != 0,
         Wire::Sequence,
     )?;
     // An ACK for it may be on its way, and would be out of the window once it is overtaken.
     unless(before(p.snd_una(), s.rcv_nxt()), Wire::Ack)?;
+    // Its segments acknowledge what it had received when they were sent: TCP takes one that
+    // lags by more than the largest window for a blind injection.
+    unless(
+        p.snd_una() != p.snd_nxt()
+            && before(
+                member.peer_half().acked().wrapping_add(s.max_window()),
+                s.write_seq(),
+            ),
+        Wire::Ack,
+    )?;
     unless(p.urg_data() != 0, Wire::Urgent)
 }
 
@@ -140,15 +188,28 @@ pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>) -> Fence {
 /// each costs as much as the copy. Who finds no here asks again the ordinary way, and
 /// counts the reason.
 ///
-/// Establishes invariant 2.
+/// Establishes invariant 2. It implies [`sender`] and [`receiver`], as the debug kernel asserts.
 #[inline(always)]
 pub(crate) fn is_clear(s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> bool {
-    receiver_is_clear(s, p) && sender_is_clear(s, member)
+    let clear = all_clear(s, p, member);
+
+    if cfg!(CONFIG_RUST_DEBUG_ASSERTIONS) && clear {
+        let fences = sender(s, member).and_then(|()| receiver(s, p, member));
+
+        // Asked again, since watchers come and go.
+        warn_on!(fences.is_err() && all_clear(s, p, member));
+    }
+    clear
+}
+
+#[inline(always)]
+fn all_clear(s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> bool {
+    receiver_is_clear(s, p, member) && sender_is_clear(s, member)
 }
 
 /// The sender's half of [`is_clear`].
 #[inline(always)]
-pub(crate) fn sender_is_clear(s: &Tcp<'_>, member: &Member<'_>) -> bool {
+fn sender_is_clear(s: &Tcp<'_>, member: &Member<'_>) -> bool {
     let sender = s.sock();
     let una = s.snd_una();
 
@@ -160,12 +221,15 @@ pub(crate) fn sender_is_clear(s: &Tcp<'_>, member: &Member<'_>) -> bool {
         | may_not_go_alone(s.nonagle());
 
     numbers == 0
-        && (!sender.max_pacing_rate() | sender.odd_writer() | s.write_queue()) == 0
+        && (!sender.max_pacing_rate()
+            | sender.odd_writer()
+            | s.write_queue()
+            | (sender.route_id() ^ member.half().route()))
+            == 0
         && (cfg!(tcp_friends_without = "watchers") || is_unwatched(sender, member))
 }
 
-/// What [`watchers`] asks, for [`is_clear`]. IPsec is found where the question to the wire
-/// is due.
+/// What [`watchers`] asks, for [`is_clear`].
 #[inline(always)]
 fn is_unwatched(sock: &Sock, member: &Member<'_>) -> bool {
     let way = if member.asks_lo() {
@@ -190,28 +254,15 @@ fn asked_all(sock: &Sock, member: &Member<'_>) -> bool {
 
 /// The receiver's half of [`is_clear`].
 #[inline(always)]
-pub(crate) fn receiver_is_clear(s: &Tcp<'_>, p: &Tcp<'_>) -> bool {
+fn receiver_is_clear(s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> bool {
     let receiver = p.sock();
-    let numbers = (s.snd_nxt() ^ p.rcv_nxt())
-        // Negative, as in `before()`.
-        | (p.snd_una().wrapping_sub(s.rcv_nxt()) & 1 << 31)
-        | u32::from(p.urg_data());
+    // Nothing of the receiver's is in flight, and the sender owes no ACK: so none is on its way.
+    let numbers =
+        (s.snd_nxt() ^ p.rcv_nxt()) | (p.snd_una() ^ p.snd_nxt()) | u32::from(p.urg_data());
+    let route = receiver.route_id() ^ member.peer_half().route();
 
-    (numbers as usize | p.ofo_queue() | receiver.odd_receiver()) == 0
+    (numbers as usize | p.ofo_queue() | receiver.odd_receiver() | route) == 0
         && !receiver.cgroup_judges_received()
-}
-
-/// The same for a receiver that a task owns, whose `rcv_nxt` may lag behind by
-/// what is in its backlog.
-///
-/// Nothing of the sender is in flight, so all that it ever sent was either
-/// acknowledged, hence received, or moved, hence received or in the backlog,
-/// which is in order: invariant 2 holds once the backlog is worked off. Its owner may write
-/// `snd_una` meanwhile, which only grows.
-pub(crate) fn busy_receiver(s: &Tcp<'_>, p: &Busy<'_>, sock: &Sock) -> Fence {
-    any_receiver(sock)?;
-    unless(before(sock.peek_snd_una(), s.rcv_nxt()), Wire::Ack)?;
-    unless(p.urgent(), Wire::Urgent)
 }
 
 /// Whether this skb may be moved.
@@ -224,31 +275,6 @@ pub(crate) fn skb(head: &Head<'_>) -> Fence {
 /// Whether this skb is the stream's last bytes and its end.
 pub(crate) fn is_data_and_fin(head: &Head<'_>) -> bool {
     head.tcp_flags() & FIN != 0 && head.len() != 0
-}
-
-/// Whether the peer of `sock` waits for room, and an ACK of ours that tells of it may be on
-/// its way. What is moved meanwhile overtakes it: it is old then, and dropped, so that
-/// another one must follow.
-///
-/// The caller has `sock` to itself, as has who sends that ACK.
-pub(crate) fn owes_room(sock: &Sock, member: &Member<'_>) -> bool {
-    let waiting = member.peer_waiting();
-
-    waiting.is_set() && member.peer().peek_snd_wnd() == 0 && (waiting.is_told() || has_room(sock))
-}
-
-/// Whether a writer to `sock` may go past what waits, on either side, with no ACK to follow.
-///
-/// The caller has `sock` to itself, or this is a guess.
-#[inline(always)]
-pub(crate) fn may_pass(sock: &Sock, member: &Member<'_>) -> bool {
-    member.nobody_waits() || nobody_is_passed(sock, member)
-}
-
-#[cold]
-#[inline(never)]
-fn nobody_is_passed(sock: &Sock, member: &Member<'_>) -> bool {
-    !member.waiting().is_set() && !owes_room(sock, member)
 }
 
 /// Whether a receiver takes one more skb: it does until what it holds fills its

@@ -20,9 +20,9 @@
 //!
 //! 1. *Exact sequence.* After `[a, b)` has been moved from S to P,
 //!    `S.snd_una == S.snd_nxt == b` and `P.rcv_nxt == b`; an skb is in exactly one
-//!    queue: S's write queue, or P's receive queue, or P's backlog if a task
-//!    owns P (then `P.rcv_nxt` follows when that task lets go). A move of an
-//!    skb is a move of a value of type [`abstractions::Skb`].
+//!    queue: S's write queue or P's receive queue. A move of an skb is a move of a
+//!    value of type [`abstractions::Skb`]. Nobody moves anything unless both sockets
+//!    are its own: what is for a socket that a task owns waits in the write queue.
 //! 2. *One path at a time.* Data is moved only when nothing of S is in flight on
 //!    the wire and P has nothing out of order. Otherwise the wire carries it.
 //! 3. *The wire is always legal.* At any moment either end may put a segment on
@@ -34,12 +34,12 @@
 //!
 //! - [`pairing`]: who becomes friends; [`crossing`]: and in other namespaces.
 //! - [`transmit`]: the sender moves what it has.
-//! - [`fast_send`], [`fast_recv`]: the plain cases, without the write queue and
-//!   without owning a socket; [`bulk_send`]: large writes, copied without a lock.
-//! - [`read`]: the reader pulls what waited for room.
+//! - [`fast_send`], [`fast_recv`]: the plain calls, without the write queue and
+//!   without owning a socket; [`bulk_send`]: large writes, copied without a spinlock.
+//! - [`read`]: the reader, or who lets go of a socket, fetches what waited.
 //! - [`moving`]: the step that both share.
 //! - [`fence`]: who must take the wire, and why.
-//! - [`growth`]: the receive buffer grows with the stream.
+//! - [`half`]: what each end keeps.
 //! - [`revalidate`]: now and then the wire is asked whether it still lets us.
 //! - [`hold`]: what cork and Nagle keep back.
 //! - [`window`], [`seq`]: the arithmetic.
@@ -54,7 +54,7 @@ mod crossing;
 mod fast_recv;
 mod fast_send;
 mod fence;
-mod growth;
+mod half;
 mod hold;
 mod listing;
 mod moving;
@@ -73,7 +73,6 @@ use abstractions::{
     Destination,
     Device,
     DevicesRegistration,
-    Fault,
     Hooks,
     HooksRegistration,
     Mark,
@@ -89,6 +88,7 @@ use abstractions::{
     Sock,
     Source,
     SpentRegistration,
+    Spinlocked,
     Xmit, //
 };
 
@@ -158,14 +158,17 @@ impl Hooks for Friends {
         read::read(sock, caller, rcu)
     }
 
+    fn released(sock: &Sock, locked: Spinlocked<'_>, rcu: Rcu<'_>) -> Read {
+        read::released(sock, locked, rcu)
+    }
+
     #[inline]
-    fn send(
-        sock: &Sock,
-        from: Source<'_>,
-        process: Process<'_>,
-        rcu: Rcu<'_>,
-    ) -> Result<usize, Fault> {
+    fn send(sock: &Sock, from: Source<'_>, process: Process<'_>, rcu: Rcu<'_>) -> usize {
         fast_send::send(sock, from, process, rcu)
+    }
+
+    fn send_owned(sock: &Sock, from: Source<'_>, owned: Owned<'_>, rcu: Rcu<'_>) -> usize {
+        bulk_send::send_owned(sock, from, owned, rcu)
     }
 
     #[inline]
@@ -175,18 +178,8 @@ impl Hooks for Friends {
         len: usize,
         process: Process<'_>,
         rcu: Rcu<'_>,
-    ) -> Result<usize, Fault> {
+    ) -> usize {
         fast_recv::recv(sock, to, len, process, rcu)
-    }
-
-    fn recv_owned(
-        sock: &Sock,
-        to: Destination<'_>,
-        len: usize,
-        owned: Owned<'_>,
-        rcu: Rcu<'_>,
-    ) -> Result<usize, Fault> {
-        fast_recv::recv_owned(sock, to, len, owned, rcu)
     }
 
     fn gone(sock: &Sock, rcu: Rcu<'_>) {

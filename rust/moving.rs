@@ -1,24 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The move itself: skbs leave the head of one socket's write queue and join
-//! the other's receive queue, or its backlog if a task owns it.
+//! The move itself: skbs leave the head of one socket's write queue and join the other's
+//! receive queue.
 //!
-//! Whoever calls has the sender's state to itself and holds the receiver as
-//! [`Place`] says; `fence` has been asked. No lock is taken here.
+//! Whoever calls has exclusive access to both sockets: it owns them or holds their spinlocks
+//! while no task owns them. No lock is taken here.
+//!
+//! Nobody is woken here either: a wake-up may run what reads the socket at once, and must find
+//! both in a state that is complete. The callers wake when they have settled everything.
 
 use crate::{
     abstractions::{
         tcp_jiffies32,
-        Busy,
-        Sock,
+        Lied,
+        Member,
         Tcp, //
     },
-    fence,
+    fence::{
+        self,
+        Fence, //
+    },
+    half::Pushing,
     hold::{
         may_go,
         Go, //
     },
-    stats::Wire,
+    revalidate::Ask,
+    stats::{
+        self,
+        Counter,
+        Wire, //
+    },
     window,
 };
 
@@ -31,14 +43,6 @@ const PROBE0: u8 = kernel::bindings::ICSK_TIME_PROBE0 as u8;
 /// rest of the move.
 pub(crate) const MEASURED: u32 = 4096;
 
-/// Where the receiver takes data.
-pub(crate) enum Place<'a> {
-    /// Its receive queue: the caller has all of its state.
-    Queue(Tcp<'a>),
-    /// Its backlog: a task owns it, the caller holds its spinlock.
-    Backlog(Busy<'a>),
-}
-
 /// Why no more was moved.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -48,6 +52,8 @@ pub(crate) enum Stop {
     Held,
     /// The receiver is full.
     Full,
+    /// A task owns the receiver, and looks for us when it lets go.
+    Busy,
     /// What is next must take the wire.
     Wire(Wire),
 }
@@ -82,22 +88,124 @@ impl Moved {
         self.segments = self.segments.wrapping_add(more.segments);
         self.stop = more.stop;
     }
+
+    /// Whether the receiver has to be woken.
+    pub(crate) fn wakes(&self) -> bool {
+        self.skbs != 0 || self.stop == Stop::Full
+    }
 }
 
-/// Moves from `s` to `peer` whatever may go.
+/// Moves from `s` to `p` whatever may go, where `fenced` is the answer of [`fence::sender`] and
+/// `member` the sender's view of the pair.
 ///
-/// `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`.
+/// `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`. The caller has exclusive access to both.
 ///
-/// Relies on invariants 1 and 2, and restores 1: between two skbs nobody else
-/// sees either socket, so the sequence numbers are written once at the end.
-/// Restores 3 by [`window::follow`] and [`window::consume`].
-pub(crate) fn move_all(
+/// Relies on invariants 1 and 2, which the fences establish; keeps 3: where the wire is taken,
+/// the sender knows the largest window that the receiver can offer, if that can be.
+pub(crate) fn between(
     s: &mut Tcp<'_>,
-    peer: &Sock,
-    place: &mut Place<'_>,
+    p: &mut Tcp<'_>,
+    member: &Member<'_>,
     mss: u32,
     nonagle: u32,
+    fenced: Fence,
 ) -> Moved {
+    let moved = match fenced
+        .and_then(|()| fence::receiver(s, p, member))
+        .and_then(|()| ask(s, p, member, mss, nonagle))
+    {
+        Ok(None) => move_all(s, p, mss, nonagle),
+        Ok(Some(stop)) => Moved::none(stop),
+        Err(why) => Moved::none(Stop::Wire(why)),
+    };
+    match moved.stop {
+        Stop::Full => {
+            // Nobody reads now: whoever does so later takes the receiver's lock first, and sees
+            // that we wait.
+            member.half().set_waits(true);
+            window::shut(s, p);
+            // It grows with the congestion window otherwise, which friends do not open.
+            s.grow_send_buffer(p.sock().receive_buffer());
+            member.namespace().count(Counter::Full, 1);
+        }
+        Stop::Wire(why) => {
+            if why != Wire::PeerState && window::is_known(s, p) {
+                window::renew(s, p);
+            }
+        }
+        Stop::Empty | Stop::Held | Stop::Busy => (),
+    }
+    if moved.skbs != 0 {
+        stats::moved(s.sock(), member, &moved);
+    }
+    moved
+}
+
+/// From time to time something has to be looked at, and the wire to be asked. Says why nothing
+/// may be moved now, if that is so. Context and invariants as for [`between`].
+fn ask(
+    s: &mut Tcp<'_>,
+    p: &mut Tcp<'_>,
+    member: &Member<'_>,
+    mss: u32,
+    nonagle: u32,
+) -> Result<Option<Stop>, Wire> {
+    let question = member.half().question();
+
+    if question.is_quiet() {
+        return Ok(None);
+    }
+    member.half().look(s);
+    if !question.is_due(member.namespace()) {
+        return Ok(None);
+    }
+    // The wire needs a window.
+    window::renew(s, p);
+    match question.ask(s, member.namespace(), mss, nonagle) {
+        Ask::Wire => Err(Wire::Revalidate),
+        // What the wire would not transmit now is not moved past it.
+        Ask::Window => Ok(Some(Stop::Full)),
+        Ask::Nothing | Ask::Data => Ok(None),
+    }
+}
+
+/// Moves what `s` has left in its write queue, on behalf of whoever has found that it waits;
+/// `member` is its view of the pair. What has to take the wire is transmitted, and what has to
+/// wait gets the probe timer.
+///
+/// The caller has exclusive access to both, to `s` by its spinlock. Invariants as for
+/// [`between`]. The receiver is not woken.
+pub(crate) fn fetch(s: &mut Tcp<'_>, p: &mut Tcp<'_>, member: &Member<'_>) -> Moved {
+    let (mss, nonagle) = (s.mss_cache(), s.nonagle());
+    let fenced = fence::sender(s, member);
+    let moved = between(s, p, member, mss, nonagle, fenced);
+
+    if moved.skbs != 0 {
+        member.peer_namespace().count(Counter::Pulled, 1);
+    }
+    let answer = match moved.stop {
+        Stop::Empty | Stop::Busy => Pushing::Not,
+        Stop::Held | Stop::Full => Pushing::Waits,
+        Stop::Wire(why) => {
+            stats::fell(s.sock(), member, why);
+            member.half().takes_wire(s);
+            Pushing::ToWire
+        }
+    };
+    member.half().set_waits(answer != Pushing::Not && moved.stop != Stop::Held);
+    settle(s, &moved);
+    if answer != Pushing::Not {
+        member.half().push(s, answer);
+    }
+    moved
+}
+
+/// Moves skbs until something stops it.
+///
+/// Relies on invariants 1 and 2, and restores 1: between two skbs nobody else
+/// sees either socket, so the sender's numbers are written once at the end.
+/// Restores 3 by [`window::follow`].
+fn move_all(s: &mut Tcp<'_>, p: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Moved {
     let mut moved = Moved::none(Stop::Empty);
     moved.stop = loop {
         let Some(mut head) = s.send_head() else {
@@ -109,8 +217,7 @@ pub(crate) fn move_all(
         }
         match fence::skb(&head) {
             Ok(()) => (),
-            // The FIN takes the wire, but not what stands before it: that would have to wait for
-            // a window which a busy peer cannot tell.
+            // The FIN takes the wire, but not what stands before it.
             Err(_) if fence::is_data_and_fin(&head) && head.cut(head.len(), mss) => continue,
             Err(why) => break Stop::Wire(why),
         }
@@ -123,31 +230,22 @@ pub(crate) fn move_all(
                 }
             }
         }
-        if !fence::has_room(peer) {
+        if !fence::has_room(p.sock()) {
             break Stop::Full;
         }
         if head.is_zerocopy() && !head.own_pages() {
             break Stop::Wire(Wire::Memory);
         }
         let len = head.segment().len();
-        let segments;
-        match place {
-            Place::Queue(p) => {
-                if len >= MEASURED {
-                    p.refresh_mstamp();
-                }
-                let Ok(mut skb) = head.take_for(p) else {
-                    break Stop::Wire(Wire::Memory);
-                };
-                segments = skb.set_segments(mss);
-                p.receive(skb);
-            }
-            Place::Backlog(b) => {
-                let mut skb = head.take();
-
-                segments = skb.set_segments(mss);
-                b.add_backlog(skb);
-            }
+        if len >= MEASURED {
+            p.refresh_mstamp();
+        }
+        let Ok(mut skb) = head.take_for(p) else {
+            break Stop::Wire(Wire::Memory);
+        };
+        let segments = skb.set_segments(mss);
+        if let Err(Lied) = p.receive(skb) {
+            break Stop::Wire(Wire::Sequence);
         }
         moved.bytes = moved.bytes.wrapping_add(len);
         moved.skbs = moved.skbs.wrapping_add(1);
@@ -156,10 +254,7 @@ pub(crate) fn move_all(
 
     if moved.skbs != 0 {
         sent_and_acknowledged(s, &moved);
-        match place {
-            Place::Queue(p) => window::follow(s, p),
-            Place::Backlog(_) => window::consume(s, moved.bytes),
-        }
+        window::follow(s, p);
     }
     moved
 }
@@ -193,6 +288,9 @@ fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
     s.set_segs_out(s.segs_out().wrapping_add(moved.segments));
     s.set_data_segs_out(s.data_segs_out().wrapping_add(moved.segments));
     s.set_delivered(s.delivered().wrapping_add(moved.segments));
+    if s.lsndtime() != now {
+        another_jiffy(s.reborrow());
+    }
     // Else each skb would look like the first after a long pause, and cost the congestion window.
     s.set_lsndtime(now);
     // A reply: once there are enough, TCP delays ACKs (tcp_event_data_sent()).
@@ -201,6 +299,17 @@ fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
     }
     // The peer lives: keepalive may wait.
     s.set_rcv_tstamp(now);
+}
+
+/// Something is sent for the first time in this jiffy. What is moved is acknowledged at once, so
+/// that a sender is busy in those jiffies in which it moves something.
+#[cold]
+#[inline(never)]
+fn another_jiffy(mut s: Tcp<'_>) {
+    // Else its clock runs already.
+    if s.chrono_type() == 0 {
+        s.add_busy_jiffy();
+    }
 }
 
 /// What a program has just written was moved at once: the sender's numbers, without
@@ -222,7 +331,7 @@ pub(crate) fn settle(s: &mut Tcp<'_>, moved: &Moved) {
         return;
     }
     match moved.stop {
-        Stop::Full => (),
+        Stop::Full | Stop::Busy => (),
         Stop::Empty => s.chrono_stop_busy(),
         Stop::Held | Stop::Wire(_) => s.chrono_stop_rwnd_limited(),
     }

@@ -70,6 +70,17 @@ impl Question {
         }
     }
 
+    /// Whether it is neither time to ask nor to look at anything else that is looked at from
+    /// time to time.
+    #[inline(always)]
+    pub(crate) fn is_quiet(&self) -> bool {
+        cfg!(tcp_friends_without = "questions")
+            || !passed(
+                tcp_jiffies32().wrapping_sub(self.looked.load(Relaxed)),
+                LOOK_EVERY,
+            )
+    }
+
     /// Whether it is time to ask, or the answer is still out.
     #[inline(always)]
     pub(crate) fn is_due(&self, namespace: &Namespace) -> bool {
@@ -109,15 +120,14 @@ impl Question {
     /// Once it is asked no more is moved until the wire has carried it: it may have
     /// refused to, as a firewall's rule for what leaves makes it do. The caller has
     /// the sender to itself and has found that nothing is in flight (invariant 2),
-    /// so `snd_nxt` tells. `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`; `offered`
-    /// tells that the sender's window is the largest that the peer can offer.
+    /// so `snd_nxt` tells. `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`. The sender's
+    /// window is the largest that the peer can offer.
     pub(crate) fn ask(
         &self,
         s: &mut Tcp<'_>,
         namespace: &Namespace,
         mss: u32,
         nonagle: u32,
-        offered: bool,
     ) -> Ask {
         if self.open.load(Relaxed) {
             if s.snd_nxt() == self.nxt.load(Relaxed) {
@@ -130,7 +140,7 @@ impl Question {
                 return Ask::Nothing;
             }
         }
-        let would = would_transmit(s, mss, nonagle, offered);
+        let would = would_transmit(s, mss, nonagle);
         if would == Ask::Wire {
             self.asked.store(tcp_jiffies32(), Relaxed);
             self.nxt.store(s.snd_nxt(), Relaxed);
@@ -151,7 +161,7 @@ const fn passed(since: u32, interval: u32) -> bool {
 /// Whether the wire would transmit something at once. What does not fit a window
 /// that will not get wider is cut, since TCP would wait; without the memory for
 /// that, it does.
-fn would_transmit(s: &mut Tcp<'_>, mss: u32, nonagle: u32, offered: bool) -> Ask {
+fn would_transmit(s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Ask {
     let window = s.snd_wnd();
     let Some(mut head) = s.send_head() else {
         return Ask::Data;
@@ -162,7 +172,7 @@ fn would_transmit(s: &mut Tcp<'_>, mss: u32, nonagle: u32, offered: bool) -> Ask
         return Ask::Data;
     }
     if window < len.min(mss) {
-        if window == 0 || !offered {
+        if window == 0 {
             return Ask::Window;
         }
         if head.cut(window, mss) {

@@ -54,8 +54,16 @@ pub(crate) enum Wire {
     Conntrack,
     /// Netfilter has hooks, and the administrator wants it to see all (strict mode).
     Netfilter,
-    /// An IPsec policy has a say in the sender's route.
+    /// An IPsec policy has a say in the route of either end.
     Ipsec,
+    /// Either end has no route, or another one than what lies between them.
+    Route,
+    /// A raw socket of the receiver's namespace sees the segments of TCP.
+    Raw,
+    /// The receiver judges, or is told of, the IP headers of what it receives.
+    Headers,
+    /// A BPF program asked to be called for what the wire does with segments.
+    Bpf,
     /// The wire is asked now and then whether the connection is still allowed.
     Revalidate,
     /// The peer's socket has a filter.
@@ -90,6 +98,10 @@ impl Wire {
         (Wire::Conntrack, c"conntrack"),
         (Wire::Netfilter, c"netfilter"),
         (Wire::Ipsec, c"ipsec"),
+        (Wire::Route, c"route"),
+        (Wire::Raw, c"raw"),
+        (Wire::Headers, c"headers"),
+        (Wire::Bpf, c"bpf"),
         (Wire::Revalidate, c"revalidate"),
         (Wire::Filter, c"filter"),
         (Wire::Timestamp, c"timestamp"),
@@ -122,7 +134,7 @@ pub(crate) enum Counter {
     Full,
     /// Times that a reader pulled what had waited.
     Pulled,
-    /// ACKs that a reader sent because its friend was busy.
+    /// ACKs that were sent since a friend that waits could not be reached.
     Nudged,
     /// SYNs that were marked.
     Offered,

@@ -10,20 +10,26 @@
 //!
 //! # Races
 //!
-//! - *The peer closes.* Its state is looked at under its spinlock. If a task
-//!   owns it and closes it, what is in its backlog by then is answered with a
-//!   reset, by `tcp_friends_backlog_rcv()`, as TCP answers data after close.
+//! - *A task owns the peer.* Then nothing is moved. The bytes stay in the write queue, where
+//!   they are charged, and a flag makes the peer's owner look for them when it lets go
+//!   ([`read::released`](crate::read::released)). The flag is set and looked at with the
+//!   peer's spinlock held, and the owner gives up with the same spinlock held in which it has
+//!   looked, so that it is not missed. Where the owner then finds us owned it sets our flag in
+//!   turn: so whoever lets go last moves. It only tries our spinlock. If that fails it sends an
+//!   ACK, which makes us transmit, and if that should be lost there is the probe timer.
+//! - *The peer closes.* Its state is looked at under its spinlock.
 //! - *The peer is parted from us, reused, paired anew.* Asked under its
 //!   spinlock; see [`Member::peer_still_paired`].
-//! - *The peer reads while we find it full.* We say that we wait, then look
-//!   again. It frees memory, then looks whether we wait. Both have a full
-//!   barrier in between, so one sees the other.
+//! - *The peer reads while we find it full.* It is full under its spinlock, and we say that we
+//!   wait before that is given back. It takes its spinlock, or owns itself, to read, and looks
+//!   whether we wait afterwards.
 //! - *An ACK of ours is overtaken by what we move*, on its way through the loopback
-//!   device: the peer drops it as old. One for data is seen by the peer's `snd_una`
-//!   ([`fence`]), and then the wire carries both; one that tells of room is sent again
-//!   behind what was moved ([`fence::owes_room`]).
-
-use kernel::sync::barrier;
+//!   device: the peer drops it as old. If it is for data, that is seen by the peer's `snd_una`
+//!   ([`fence`]), and then the wire carries both.
+//! - *A segment of the peer's lags behind*, in our backlog or on its way, while we move bytes
+//!   past it: it acknowledges less than we know. TCP drops what lags by more than the largest
+//!   window (RFC 5961, section 5.2), so we do not get further ahead than that
+//!   ([`fence::receiver`]).
 
 use crate::{
     abstractions::{
@@ -36,26 +42,27 @@ use crate::{
         Tcp,
         Xmit, //
     },
-    crossing, fence, growth,
+    crossing,
+    fence::{
+        self,
+        Fence, //
+    },
+    half::Pushing,
     hold::{
         may_go,
         Go, //
     },
     moving::{
-        move_all,
+        between,
+        fetch,
         settle,
         Moved,
-        Place,
         Stop, //
     },
-    namespace::Namespace,
-    revalidate::Ask,
     stats::{
         self,
-        Counter,
         Wire, //
     },
-    window,
 };
 
 /// Transmit from the write queue of `sock` (hook).
@@ -75,32 +82,32 @@ pub(crate) fn xmit(
         crossing::expire(sock);
         return Xmit::Wire;
     };
-    let namespace = member.namespace();
+    match member.half().pushing() {
+        Pushing::Not => (),
+        Pushing::ToWire => return Xmit::Wire,
+        Pushing::Waits => return Xmit::Pending,
+    }
+    let mut s = caller.tcp();
     let stop = if probe {
         Stop::Wire(Wire::Probe)
-    } else if member.waiting().is_untold()
-        && caller.tcp().snd_wnd() == 0
-        && !fence::has_room(member.peer())
-    {
-        // The reader has not read since, and will see that we wait.
-        Stop::Full
-    } else if is_held_back(&mut caller.tcp(), mss, nonagle) {
+    } else if is_held_back(&mut s, mss, nonagle) {
         Stop::Held
     } else {
-        go(caller, &member, mss, nonagle, namespace).unwrap_or_else(Stop::Wire)
+        go(caller, &member, mss, nonagle).unwrap_or_else(Stop::Wire)
     };
     match stop {
         Stop::Empty => {
             // The fast lane is open again.
-            if member.waiting().is_set() {
-                member.waiting().clear();
+            if member.half().waits() {
+                member.half().set_waits(false);
             }
             Xmit::Done
         }
-        Stop::Held | Stop::Full => Xmit::Pending,
+        Stop::Held | Stop::Full | Stop::Busy => Xmit::Pending,
         Stop::Wire(why) => {
             // The wire may find the window too small: the reader shall tell of a larger one.
-            member.waiting().set();
+            member.half().set_waits(true);
+            member.half().takes_wire(&s);
             stats::fell(sock, &member, why);
             Xmit::Wire
         }
@@ -129,13 +136,7 @@ fn is_pinched(s: &mut Tcp<'_>, mss: u32) -> bool {
 }
 
 /// Takes the peer's lock as the caller may, and moves.
-fn go(
-    caller: Caller<'_>,
-    member: &Member<'_>,
-    mss: u32,
-    nonagle: u32,
-    namespace: &Namespace,
-) -> Result<Stop, Wire> {
+fn go(caller: Caller<'_>, member: &Member<'_>, mss: u32, nonagle: u32) -> Result<Stop, Wire> {
     let (mut owned, mut spinlocked);
     // Also who may move nothing takes the lock, if the wire needs a window.
     let fenced;
@@ -178,16 +179,12 @@ fn go(
             (s, guard.ok_or(fenced.err().unwrap_or(Wire::Contended))?)
         }
     };
-    let moved = locked(&mut s, guard, member, mss, nonagle, namespace, fenced)?;
+    let moved = locked(&mut s, guard, member, mss, nonagle, fenced)?;
     settle(&mut s, &moved);
-    if moved.skbs != 0 {
-        stats::moved(s.sock(), member, &moved);
-        if fence::owes_room(s.sock(), member) {
-            // What was moved may have overtaken the ACK.
-            s.send_ack();
-        }
+    match moved.stop {
+        Stop::Wire(why) => Err(why),
+        stop => Ok(stop),
     }
-    Ok(moved.stop)
 }
 
 /// Moves with the peer's spinlock held, which is given back on return; nothing if `fenced`
@@ -200,102 +197,34 @@ fn locked(
     member: &Member<'_>,
     mss: u32,
     nonagle: u32,
-    namespace: &Namespace,
-    fenced: Result<(), Wire>,
+    fenced: Fence,
 ) -> Result<Moved, Wire> {
-    let peer = guard.sock();
-
     if !member.peer_still_paired() {
         return Err(Wire::Parted);
     }
     guard.incoming_cpu_update();
-    let question = member.question();
-    let due = question.is_due(namespace);
-
     match guard.held() {
         Held::Free(spinlocked) => {
             let mut p = spinlocked.tcp();
-            let fenced = fenced.and_then(|()| fence::receiver(s, &p));
-            if let Err(why) = fenced {
-                // The wire needs a window.
-                if why != Wire::PeerState && window::is_known(s, &p) {
-                    window::renew(s, &mut p);
-                }
-                return Err(why);
-            }
-            let full = due && {
-                window::renew(s, &mut p);
-                match question.ask(s, namespace, mss, nonagle, true) {
-                    Ask::Wire => return Err(Wire::Revalidate),
-                    // What the wire would not transmit now is not moved past it.
-                    Ask::Window => true,
-                    Ask::Nothing | Ask::Data => false,
-                }
-            };
-            let mut place = Place::Queue(p);
-            let mut moved = if full {
-                Moved::none(Stop::Full)
-            } else {
-                move_all(s, peer, &mut place, mss, nonagle)
-            };
-            let Place::Queue(mut p) = place else {
-                return Ok(moved);
-            };
-            if !full && moved.stop == Stop::Full && growth::has_room(s, &mut p, member) {
-                place = Place::Queue(p);
-                moved.add(&move_all(s, peer, &mut place, mss, nonagle));
-                let Place::Queue(same) = place else {
-                    return Ok(moved);
-                };
-                p = same;
-            }
-            if moved.stop == Stop::Full {
-                // Nobody reads it now: whoever does so later takes its spinlock first, and sees
-                // that we wait.
-                member.waiting().set();
-                window::shut(s, &mut p);
-                namespace.count(Counter::Full, 1);
-            } else if let Stop::Wire(_) = moved.stop {
-                window::renew(s, &mut p);
-            }
-            if moved.skbs != 0 || moved.stop == Stop::Full {
+            let moved = between(s, &mut p, member, mss, nonagle, fenced);
+            // Whoever has both moves both ways.
+            let back = member
+                .peer_half()
+                .waits()
+                .then(|| fetch(&mut p, s, &member.turned()));
+
+            if moved.wakes() {
                 p.data_ready(member.rcu());
+            }
+            if back.is_some_and(|back| back.wakes()) {
+                s.data_ready(member.rcu());
             }
             Ok(moved)
         }
         Held::Busy(mut busy) => {
-            if let Err(why) = fenced.and_then(|()| fence::busy_receiver(s, &busy, peer)) {
-                // The wire needs a window, which only the peer's owner can offer.
-                if is_pinched(s, mss) {
-                    busy.ack_when_released();
-                }
-                return Err(why);
-            }
-            // The window may be no more than what we have left of it, without the peer telling of
-            // more: then the question waits until we find the peer free.
-            if due && question.ask(s, namespace, mss, nonagle, false) == Ask::Wire {
-                return Err(Wire::Revalidate);
-            }
-            let mut place = Place::Backlog(busy);
-            let mut moved = move_all(s, peer, &mut place, mss, nonagle);
-            if moved.stop == Stop::Full {
-                member.waiting().set();
-                barrier::smp_mb(barrier::Full);
-                // Its owner may have read between our look and our word.
-                moved.add(&move_all(s, peer, &mut place, mss, nonagle));
-                if moved.stop == Stop::Full {
-                    if let Place::Backlog(busy) = &mut place {
-                        busy.ack_when_released();
-                        member.waiting().set_told();
-                    }
-                    window::shut_ours(s);
-                    namespace.count(Counter::Full, 1);
-                }
-            }
-            if let Stop::Wire(_) = moved.stop {
-                window::admit_fin(s);
-            }
-            Ok(moved)
+            busy.look_when_released();
+            member.half().set_waits(true);
+            Ok(Moved::none(Stop::Busy))
         }
     }
 }

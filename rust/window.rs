@@ -99,12 +99,6 @@ fn learn(s: &mut Tcp<'_>, wnd: u32) {
     }
 }
 
-/// Both know the window that `p` offers. The caller has both to itself, and nothing is
-/// in flight.
-pub(crate) fn agree(s: &mut Tcp<'_>, p: &Tcp<'_>) {
-    learn(s, offered(p));
-}
-
 /// After data was moved from `s` to `p`: both know the same window again, a new
 /// one if the old one is worn. The caller has both to itself.
 #[inline(always)]
@@ -154,7 +148,7 @@ pub(crate) fn renew(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
 /// A FIN without data is accepted by a receiver with no window, and so must not
 /// wait for one: nobody would tell of it who has read all and waits for the end
 /// of file. The caller has the sender to itself.
-pub(crate) fn admit_fin(s: &mut Tcp<'_>) {
+fn admit_fin(s: &mut Tcp<'_>) {
     if s.snd_wnd() == 0 && s.send_head().is_some_and(|head| head.len() == 0) {
         set_snd_wnd(s, 1);
     }
@@ -176,18 +170,6 @@ pub(crate) fn aim_at_a_segment(p: &mut Tcp<'_>) {
     if p.rcv_ssthresh() < segment {
         p.set_rcv_ssthresh(segment);
     }
-}
-
-/// A peer that we may not touch is full: the probe timer shall ask for the window,
-/// and not send data.
-pub(crate) fn shut_ours(s: &mut Tcp<'_>) {
-    set_snd_wnd(s, 0);
-}
-
-/// After `bytes` went to the backlog of a peer that we may not touch: its window
-/// will shrink by as much.
-pub(crate) fn consume(s: &mut Tcp<'_>, bytes: u32) {
-    set_snd_wnd(s, s.snd_wnd().saturating_sub(bytes));
 }
 
 #[kernel::macros::kunit_tests(tcp_friends_window)]

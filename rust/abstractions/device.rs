@@ -40,6 +40,11 @@ impl<'a> Device<'a> {
         Self(dev, PhantomData)
     }
 
+    /// Whether this is the same device.
+    pub(crate) fn is(self, other: Device<'_>) -> bool {
+        self.0 == other.0
+    }
+
     fn net(self) -> *mut bindings::net {
         // SAFETY: By the type invariants.
         unsafe { addr_of!((*self.0.as_ptr()).nd_net.net).read_volatile() }
@@ -260,6 +265,11 @@ impl Path {
 
     fn has(&self, dev: *mut bindings::net_device) -> bool {
         self.devices.has(dev) || self.below.has(dev)
+    }
+
+    /// Whether it passes this device.
+    pub(crate) fn passes(&self, device: Device<'_>) -> bool {
+        self.has(device.0.as_ptr())
     }
 
     /// Whether it is another one, or none, after that.

@@ -55,7 +55,10 @@ use kernel::{
 
 use super::{
     crossings::Crossing,
-    device::Path,
+    device::{
+        Device,
+        Path, //
+    },
     sock::{
         Rcu,
         Sock,
@@ -63,8 +66,8 @@ use super::{
     },
 };
 use crate::{
+    half::Half,
     namespace::Namespace,
-    revalidate::Question,
     stats::{
         Sent,
         Tally, //
@@ -92,14 +95,10 @@ impl Side {
 #[repr(C)]
 pub(crate) struct Pair {
     socks: [ARef<Sock>; 2],
-    /// For each side: whether it has something to send that it could not move.
-    waiting: [Waiting; 2],
+    /// For each side what it needs as a sender.
+    halves: [Half; 2],
     /// What has to be asked besides of the loopback device before each move.
     besides: Atomic<i8>,
-    /// For each side: its `copied_seq` when its receive buffer last grew.
-    grown: [Atomic<u32>; 2],
-    /// For each side: whether the wire still lets it.
-    questions: [Question; 2],
     /// What both have done.
     tally: Tally,
     /// For each side the state of its namespace, which outlives every critical section
@@ -117,52 +116,6 @@ const PATH: i8 = 1;
 /// All that there is: a namespace is strict, or has tracked the connection without a
 /// mark.
 const ALL: i8 = 2;
-
-/// Whether an end has something to send that it could not move, and wants to hear of it
-/// when the other reads.
-pub(crate) struct Waiting(Atomic<i8>);
-
-impl Waiting {
-    const NOT: i8 = 0;
-    const UNTOLD: i8 = 1;
-    const TOLD: i8 = 2;
-
-    fn new() -> Self {
-        Self(Atomic::new(Self::NOT))
-    }
-
-    /// It waits.
-    #[inline(always)]
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Relaxed) != Self::NOT
-    }
-
-    /// It waits, and no ACK that tells of room is on its way.
-    pub(crate) fn is_untold(&self) -> bool {
-        self.0.load(Relaxed) == Self::UNTOLD
-    }
-
-    /// It waits, and such an ACK is.
-    #[inline(always)]
-    pub(crate) fn is_told(&self) -> bool {
-        self.0.load(Relaxed) == Self::TOLD
-    }
-
-    /// It waits from now on, or has found no room again.
-    pub(crate) fn set(&self) {
-        self.0.store(Self::UNTOLD, Relaxed);
-    }
-
-    /// It waits, and an ACK is on its way, or comes when the other is let go.
-    pub(crate) fn set_told(&self) {
-        self.0.store(Self::TOLD, Relaxed);
-    }
-
-    /// It has nothing left that waits.
-    pub(crate) fn clear(&self) {
-        self.0.store(Self::NOT, Relaxed);
-    }
-}
 
 // What it costs beside the data queued.
 const _: () = assert!(size_of::<Pair>() <= 512);
@@ -258,10 +211,6 @@ impl Pair {
         if a.is(b) {
             return false;
         }
-        let grown = [
-            Atomic::new(a.peek_copied_seq()),
-            Atomic::new(b.peek_copied_seq()),
-        ];
         let crossing = match path {
             Some(path) => match KBox::new(Crossing::new(path), GFP_ATOMIC | __GFP_NOWARN) {
                 Ok(crossing) => Some(crossing),
@@ -273,14 +222,12 @@ impl Pair {
             // INVARIANT: They are two, and referenced.
             Self {
                 socks: [a, b].map(ARef::from),
-                waiting: [Waiting::new(), Waiting::new()],
+                halves: [Half::new(), Half::new()],
                 besides: Atomic::new(match (all, &crossing) {
                     (true, _) => ALL,
                     (false, Some(_)) => PATH,
                     (false, None) => NOTHING,
                 }),
-                grown,
-                questions: [Question::new(), Question::new()],
                 tally: Tally::new(),
                 namespaces: namespaces.map(NonNull::from),
                 crossing,
@@ -290,10 +237,6 @@ impl Pair {
         ) else {
             return false;
         };
-        for sock in &pair.socks {
-            sock.accept_friends_backlog();
-        }
-
         let raw = KBox::into_raw(pair);
         // SAFETY: It was just allocated, and is freed a grace period after it is dissolved, that is
         // after the critical section that `_rcu` stands for.
@@ -510,37 +453,27 @@ impl<'a> Member<'a> {
         field(self.peer()).load(Relaxed) == other
     }
 
-    /// We have something that could not be moved, and wait until the peer reads.
-    pub(crate) fn waiting(&self) -> &'a Waiting {
-        &self.pair.waiting[self.ours()]
+    /// What our end needs as a sender.
+    #[inline(always)]
+    pub(crate) fn half(&self) -> &'a Half {
+        &self.pair.halves[self.ours()]
     }
 
-    /// The peer has something that could not be moved, and waits until we read.
-    pub(crate) fn peer_waiting(&self) -> &'a Waiting {
-        &self.pair.waiting[self.theirs()]
+    /// What the peer needs as a sender.
+    #[inline(always)]
+    pub(crate) fn peer_half(&self) -> &'a Half {
+        &self.pair.halves[self.theirs()]
     }
 
-    /// The peer's `copied_seq` when its receive buffer last grew.
-    pub(crate) fn peer_grown(&self) -> &'a Atomic<u32> {
-        &self.pair.grown[self.theirs()]
+    /// Whether that device is on the path of one that crosses.
+    pub(crate) fn passes(&self, device: Device<'_>) -> bool {
+        self.way(|path, _| path.passes(device))
     }
 
     /// Whether neither end waits for the other.
     #[inline(always)]
     pub(crate) fn nobody_waits(&self) -> bool {
-        let [Waiting(a), Waiting(b)] = &self.pair.waiting;
-
-        a.load(Relaxed) | b.load(Relaxed) == Waiting::NOT
-    }
-
-    /// Whether the wire still lets us.
-    pub(crate) fn question(&self) -> &'a Question {
-        &self.pair.questions[self.ours()]
-    }
-
-    /// Whether it still lets the peer.
-    pub(crate) fn peer_question(&self) -> &'a Question {
-        &self.pair.questions[self.theirs()]
+        !(self.half().waits() | self.peer_half().waits())
     }
 
     /// What both have done.

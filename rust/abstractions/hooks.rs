@@ -26,9 +26,9 @@ use super::{
         Request, //
     },
     skb::{
+        self,
         Arrival,
         Destination,
-        Fault,
         Source, //
     },
     sock::{
@@ -87,14 +87,24 @@ pub(crate) enum Xmit {
     Pending,
 }
 
-/// Whether a reader's new room must be told by an ACK.
+/// Whether the friend of a socket that has been read, or let go, must be told by an ACK.
 pub(crate) enum Read {
     /// TCP shall judge.
     Tcp,
     /// The friend needs none.
     Done,
-    /// The friend waits and could not be helped here.
+    /// The friend waits and could not be reached here.
     Ack,
+}
+
+impl Read {
+    fn answer(self) -> c_int {
+        match self {
+            Read::Tcp => bindings::TCP_FRIENDS_READ_TCP as c_int,
+            Read::Done => bindings::TCP_FRIENDS_READ_DONE as c_int,
+            Read::Ack => bindings::TCP_FRIENDS_READ_ACK as c_int,
+        }
+    }
 }
 
 /// The module's side of the hooks. All run in an RCU read-side critical section
@@ -120,36 +130,30 @@ pub(crate) trait Hooks {
     /// Data was read from `sock`, which has a friend.
     fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read;
 
-    /// Write some bytes of `from` to `sock`, which has a friend and is not locked.
-    ///
-    /// Returns how many, 0 if they must go the ordinary way.
-    fn send(
-        sock: &Sock,
-        from: Source<'_>,
-        process: Process<'_>,
-        rcu: Rcu<'_>,
-    ) -> Result<usize, Fault>;
+    /// `sock`, which has a friend that found it owned, is let go by its owner.
+    fn released(sock: &Sock, locked: Spinlocked<'_>, rcu: Rcu<'_>) -> Read;
 
-    /// Read some bytes, at most `len`, from `sock`, which has a friend and is not
+    /// Write all of `from` to `sock`, which has a friend and is not locked.
+    ///
+    /// Returns how many bytes: all, or 0 if TCP must write them.
+    fn send(sock: &Sock, from: Source<'_>, process: Process<'_>, rcu: Rcu<'_>) -> usize;
+
+    /// Write some bytes of `from` to `sock`, which has a friend and is owned.
+    ///
+    /// Returns how many, 0 if TCP must write what is left.
+    fn send_owned(sock: &Sock, from: Source<'_>, owned: Owned<'_>, rcu: Rcu<'_>) -> usize;
+
+    /// Read what a `recv()` of `len` bytes returns from `sock`, which has a friend and is not
     /// locked.
     ///
-    /// Returns how many, 0 if they must come the ordinary way or there are none.
+    /// Returns how many bytes, 0 if TCP must do it.
     fn recv(
         sock: &Sock,
         to: Destination<'_>,
         len: usize,
         process: Process<'_>,
         rcu: Rcu<'_>,
-    ) -> Result<usize, Fault>;
-
-    /// The same for who owns the socket.
-    fn recv_owned(
-        sock: &Sock,
-        to: Destination<'_>,
-        len: usize,
-        owned: Owned<'_>,
-        rcu: Rcu<'_>,
-    ) -> Result<usize, Fault>;
+    ) -> usize;
 
     /// `sock`, locked by the caller, is no longer fit for a friend.
     fn gone(sock: &Sock, rcu: Rcu<'_>);
@@ -168,14 +172,6 @@ pub(crate) trait Hooks {
 pub(crate) fn tell_crosses(on: bool) {
     // SAFETY: In process context, as whoever may sleep is.
     unsafe { bindings::tcp_friends_cross(on) };
-}
-
-fn answer(done: Result<usize, Fault>) -> c_int {
-    match done {
-        // TRUNCATE: No more than TCP_FRIENDS_AT_ONCE.
-        Ok(bytes) => bytes as c_int,
-        Err(Fault) => EFAULT.to_errno(),
-    }
 }
 
 /// The C functions for a `T`.
@@ -221,23 +217,41 @@ impl<T: Hooks> Adapter<T> {
         // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
         // SAFETY: `__tcp_cleanup_rbuf()` runs with the socket locked.
-        match T::read(sock, unsafe { Caller::new(sock) }, rcu) {
-            Read::Tcp => bindings::TCP_FRIENDS_READ_TCP as i32,
-            Read::Done => bindings::TCP_FRIENDS_READ_DONE as i32,
-            Read::Ack => bindings::TCP_FRIENDS_READ_ACK as i32,
-        }
+        T::read(sock, unsafe { Caller::new(sock) }, rcu).answer()
+    }
+
+    /// # Safety
+    ///
+    /// As `tcp_friends_ops.released`.
+    unsafe extern "C" fn released(sk: *mut bindings::sock) -> c_int {
+        // SAFETY: The C side passes a full TCP socket, and holds RCU.
+        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
+        // SAFETY: `tcp_release_cb()` runs with the spinlock held, in the owner's context.
+        T::released(sock, unsafe { Spinlocked::new(sock) }, rcu).answer()
     }
 
     /// # Safety
     ///
     /// As `tcp_friends_ops.send`.
-    unsafe extern "C" fn send(sk: *mut bindings::sock, msg: *mut bindings::msghdr) -> c_int {
-        // SAFETY: The C side passes a full TCP socket that its caller holds, and holds RCU; it is
-        // about to sleep for the socket's lock, so its context is a task's.
-        let (sock, rcu, process) = unsafe { (Sock::from_raw(sk), Rcu::new(), Process::new()) };
+    unsafe extern "C" fn send(
+        sk: *mut bindings::sock,
+        msg: *mut bindings::msghdr,
+        owned: bool,
+    ) -> c_int {
+        // SAFETY: The C side passes a full TCP socket that its caller holds, and holds RCU.
+        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
         // SAFETY: The C side passes the message of a write.
         let from = unsafe { Source::new(msg) };
-        answer(T::send(sock, from, process, rcu))
+
+        // TRUNCATE: No more than TCP_FRIENDS_AT_ONCE.
+        (if owned {
+            // SAFETY: The C side holds lock_sock() until this returns, with bottom halves on.
+            T::send_owned(sock, from, unsafe { Owned::new(sock) }, rcu)
+        } else {
+            // SAFETY: The C side is about to sleep for the socket's lock, so its context is a
+            // task's.
+            T::send(sock, from, unsafe { Process::new() }, rcu)
+        }) as c_int
     }
 
     /// # Safety
@@ -247,20 +261,27 @@ impl<T: Hooks> Adapter<T> {
         sk: *mut bindings::sock,
         msg: *mut bindings::msghdr,
         len: usize,
-        owned: bool,
     ) -> c_int {
         // SAFETY: As for `send`.
-        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
+        let (sock, rcu, process) = unsafe { (Sock::from_raw(sk), Rcu::new(), Process::new()) };
         // SAFETY: The C side passes the message of a read.
         let to = unsafe { Destination::new(msg) };
 
-        answer(if owned {
-            // SAFETY: The C side holds lock_sock() until this returns, with bottom halves on.
-            T::recv_owned(sock, to, len, unsafe { Owned::new(sock) }, rcu)
-        } else {
-            // SAFETY: As for `send`.
-            T::recv(sock, to, len, unsafe { Process::new() }, rcu)
-        })
+        // TRUNCATE: Fewer than TCP_FRIENDS_LARGE.
+        T::recv(sock, to, len, process, rcu) as c_int
+    }
+
+    /// # Safety
+    ///
+    /// As `tcp_friends_ops.spent`.
+    unsafe extern "C" fn spent(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) -> bool {
+        let Some(skb) = NonNull::new(skb) else {
+            return false;
+        };
+        // SAFETY: The C side passes a full TCP socket that it has locked, and an skb that it has
+        // just unlinked, charged to that socket and with our destructor.
+        unsafe { skb::read_by_tcp(Sock::from_raw(sk), skb) };
+        true
     }
 
     /// # Safety
@@ -318,8 +339,10 @@ impl<T: Hooks> Adapter<T> {
         established: Some(Self::established),
         xmit: Some(Self::xmit),
         read: Some(Self::read),
+        released: Some(Self::released),
         send: Some(Self::send),
         recv: Some(Self::recv),
+        spent: Some(Self::spent),
         gone: Some(Self::gone),
         hop: Some(Self::hop),
         syn: Some(Self::syn),

@@ -11,7 +11,7 @@
 //!   halves are on.
 //! - [`Spinlocked`]: the socket's spinlock is held and no task owns the socket.
 //! - [`Busy`]: the socket's spinlock is held while a task owns the socket, so
-//!   that nothing but its backlog may be touched.
+//!   that nothing of it may be touched.
 //! - [`Trying`]: bottom halves are off, and another lock may be held.
 //!
 //! # Lock order
@@ -89,7 +89,6 @@ pub(crate) use percpu::PerCpuCounters;
 pub(crate) use skb::{
     Arrival,
     Destination,
-    Fault,
     Head,
     Size,
     Skb,
@@ -98,8 +97,8 @@ pub(crate) use skb::{
 pub(crate) use sock::{
     smp_mb_after_atomic,
     tcp_jiffies32,
-    Busy,
     Held,
+    Lied,
     Owned,
     Process,
     Rcu,

@@ -4,8 +4,7 @@
 //!
 //! Invariant 1 of the design is ownership here: an [`Skb`] value is in no
 //! queue. [`Head::take`] gets one from a write queue, [`Received::eat`] from a
-//! receive queue, and `spent` has empty ones; [`Tcp::receive`] and
-//! [`Busy::add_backlog`](super::Busy::add_backlog) take them over.
+//! receive queue, and `spent` has empty ones; [`Tcp::receive`] takes them over.
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
@@ -27,9 +26,13 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-use super::sock::{
-    Sock,
-    Tcp, //
+use super::{
+    sock::{
+        Lied,
+        Sock,
+        Tcp, //
+    },
+    spent,
 };
 use crate::moving::segments_of;
 
@@ -71,28 +74,24 @@ unsafe fn protocol(skb: *mut bindings::sk_buff) -> u16 {
     unsafe { (*skb).__bindgen_anon_4.headers.as_ref() }.protocol
 }
 
-/// Appends `len` bytes to the linear part.
+/// Copies `len` bytes behind the linear part, which does not grow yet.
 ///
 /// # Safety
 ///
 /// `skb` is valid, nobody else uses it, its data are not shared, and it has room.
 #[inline(always)]
-unsafe fn fill(
+unsafe fn copy_behind(
     skb: *mut bindings::sk_buff,
     from: &mut Source<'_>,
     len: usize,
 ) -> Result<(), Fault> {
     // SAFETY: By the function's safety requirements there are `len` bytes to be written.
-    let room = unsafe {
+    from.copy(unsafe {
         core::slice::from_raw_parts_mut(
             bindings::skb_tail_pointer(skb).cast::<MaybeUninit<u8>>(),
             len,
         )
-    };
-    from.copy(room)?;
-    // SAFETY: By the function's safety requirements. TRUNCATE: There was room.
-    unsafe { bindings::__skb_put(skb, len as u32) };
-    Ok(())
+    })
 }
 
 /// The bytes `[seq, end_seq)` of a stream.
@@ -298,12 +297,6 @@ impl Skb {
         segments
     }
 
-    /// From here on it does not claim to be a segment.
-    pub(super) fn clear_ack_flag(&mut self) {
-        // SAFETY: By the type invariants the skb is ours alone, and TCP's.
-        unsafe { (*tcp_cb(self.0.as_ptr())).tcp_flags &= !ACK };
-    }
-
     /// Gives it to C.
     pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
         ManuallyDrop::new(self).0.as_ptr()
@@ -320,9 +313,10 @@ impl Skb {
         Self(skb)
     }
 
-    /// A new one, empty. Does not sleep, and leaves the kernel's reserves alone.
+    /// A new one, empty. Does not sleep, and leaves the kernel's reserves alone, also for
+    /// who may use them: it will be used again by others.
     pub(super) fn new(size: Size) -> Option<Self> {
-        let gfp = bindings::GFP_NOWAIT;
+        let gfp = bindings::GFP_NOWAIT | 1 << bindings::___GFP_NOMEMALLOC_BIT;
         // SAFETY: No requirements.
         let skb =
             unsafe { bindings::__alloc_skb(size.room() as u32, gfp, 0, bindings::NUMA_NO_NODE) };
@@ -332,7 +326,7 @@ impl Skb {
 
     /// Bytes of memory that it takes.
     #[inline]
-    pub(super) fn truesize(&self) -> u32 {
+    pub(crate) fn truesize(&self) -> u32 {
         // SAFETY: By the type invariants the skb is valid.
         unsafe { addr_of!((*self.0.as_ptr()).truesize).read() }
     }
@@ -359,8 +353,13 @@ impl Skb {
     /// Puts `len` bytes into an empty one that has room for them.
     #[inline(always)]
     pub(crate) fn fill(&mut self, from: &mut Source<'_>, len: usize) -> Result<(), Fault> {
-        // SAFETY: By the type invariants the skb is valid and ours alone.
-        unsafe { fill(self.0.as_ptr(), from, len) }
+        // SAFETY: By the type invariants the skb is valid and ours alone; the caller says that it
+        // has room. TRUNCATE: So it has.
+        unsafe {
+            copy_behind(self.0.as_ptr(), from, len)?;
+            bindings::__skb_put(self.0.as_ptr(), len as u32);
+        }
+        Ok(())
     }
 
     /// What it holds starts at `seq`. Returns how many bytes that are.
@@ -525,13 +524,6 @@ impl<'a> Source<'a> {
         unsafe { left(self.0) }
     }
 
-    /// The same for a while, to be given away by value.
-    #[inline(always)]
-    pub(crate) fn reborrow(&mut self) -> Source<'_> {
-        // INVARIANT: Those of the original, which is borrowed meanwhile.
-        Source(self.0, PhantomData)
-    }
-
     /// Takes as many bytes as `to` holds, or none.
     #[inline(always)]
     fn copy(&mut self, to: &mut [MaybeUninit<u8>]) -> Result<(), Fault> {
@@ -558,6 +550,13 @@ impl<'a> Source<'a> {
 }
 
 impl<'a> Destination<'a> {
+    /// The last `bytes` that were written have not been.
+    #[cold]
+    pub(crate) fn give_back(&mut self, bytes: usize) {
+        // SAFETY: By the type invariants; the caller says that it was advanced by so many.
+        unsafe { bindings::iov_iter_revert(self.0.as_ptr(), bytes) };
+    }
+
     /// # Safety
     ///
     /// `msg` is valid and the caller's alone for `'a`, and its iterator is a
@@ -640,21 +639,27 @@ impl<'a> Received<'a> {
         }
     }
 
-    /// Appends the next `len` bytes of the stream, for which there is room. It is
-    /// the last of the queue. They stand for `segments` segments.
+    /// Copies `len` bytes, for which there is room, behind those that it has. They are not
+    /// part of it before [`Received::append`].
     #[inline(always)]
-    pub(crate) fn append(
-        self,
-        from: &mut Source<'_>,
-        len: usize,
-        segments: u32,
-    ) -> Result<(), Fault> {
+    pub(crate) fn copy_behind(&mut self, from: &mut Source<'_>, len: usize) -> Result<(), Fault> {
         // SAFETY: By the type invariants the skb is valid, and nobody else touches it.
-        unsafe { fill(self.raw(), from, len)? };
+        unsafe { copy_behind(self.raw(), from, len) }
+    }
+
+    /// The next `len` bytes of the stream, which were copied there, are received. It is the
+    /// last of the queue. They stand for `segments` segments.
+    ///
+    /// If it does not end at `rcv_nxt` the connection is reset: [`Lied`].
+    #[inline(always)]
+    pub(crate) fn append(self, len: usize, segments: u32) -> Result<(), Lied> {
         // SAFETY: By the type invariants the receive queue is ours, and the caller says that it is
-        // the last. TRUNCATE: There was room for them.
+        // the last, and has room. TRUNCATE: There was room for them.
         unsafe {
-            bindings::tcp_friends_rcv_more(self.sock.raw(), self.raw(), len as u32, segments);
+            if !bindings::tcp_friends_rcv_more(self.sock.raw(), self.raw(), len as u32, segments) {
+                return Err(Lied);
+            }
+            bindings::__skb_put(self.raw(), len as u32);
         }
         Ok(())
     }
@@ -692,20 +697,78 @@ impl<'a> Received<'a> {
     /// Takes it out of the queue and off the reader's account.
     #[inline(always)]
     pub(crate) fn eat(self) -> Skb {
-        let raw = self.raw();
         // SAFETY: By the type invariants it is in that queue, which is ours, and charged to the
-        // socket as all that is there; as tcp_eat_recv_skb() does. Whatever the destructor was, it
-        // was sock_rfree().
+        // socket as all that is there.
         unsafe {
-            bindings::__skb_unlink(raw, addr_of_mut!((*self.sock.raw()).sk_receive_queue));
-            self.sock.rfree(addr_of!((*raw).truesize).read());
-            let owner = &mut (*raw).__bindgen_anon_3.__bindgen_anon_1;
-            owner.destructor = None;
-            (*raw).sk = core::ptr::null_mut();
+            let queue = addr_of_mut!((*self.sock.raw()).sk_receive_queue);
+
+            bindings::__skb_unlink(self.raw(), queue);
+            uncharge(self.sock, self.skb)
         }
-        // INVARIANT: It is in no queue and charged to nobody.
-        Skb(self.skb)
     }
+
+    /// Whether it is the end of the stream, perhaps with data before that.
+    #[inline(always)]
+    pub(crate) fn is_end(&self) -> bool {
+        // SAFETY: By the type invariants the skb is valid and TCP's.
+        unsafe { (*tcp_cb(self.raw())).tcp_flags & FIN != 0 }
+    }
+
+    /// The one behind it.
+    #[inline]
+    pub(crate) fn next(self) -> Option<Received<'a>> {
+        // SAFETY: By the type invariants it is in that queue, which is ours; the last one's next
+        // is the queue's head.
+        unsafe {
+            let queue = addr_of!((*self.sock.raw()).sk_receive_queue);
+            let next = (*self.raw()).__bindgen_anon_1.__bindgen_anon_1.next;
+
+            if core::ptr::addr_eq(next, queue) {
+                return None;
+            }
+            Some(Received::new(self.sock, NonNull::new_unchecked(next)))
+        }
+    }
+
+    /// Whether its bytes can be copied to a program: not where they are a device's.
+    #[inline(always)]
+    pub(crate) fn is_readable(&self) -> bool {
+        // SAFETY: By the type invariants the skb is valid and TCP's.
+        unsafe {
+            (*tcp_cb(self.raw())).tcp_flags & SYN == 0 && bindings::skb_frags_readable(self.raw())
+        }
+    }
+}
+
+/// Takes an skb that has been read off its reader's account, as `tcp_eat_recv_skb()` does.
+/// Whatever its destructor is, it calls `sock_rfree()` and no more.
+///
+/// # Safety
+///
+/// `skb` is charged to `sock`, whose state the caller has to itself; it is in no queue any
+/// more, and nobody else has it.
+#[inline(always)]
+unsafe fn uncharge(sock: &Sock, skb: NonNull<bindings::sk_buff>) -> Skb {
+    let raw = skb.as_ptr();
+    // SAFETY: By the function's safety requirements.
+    unsafe {
+        sock.rfree(addr_of!((*raw).truesize).read());
+        let owner = &mut (*raw).__bindgen_anon_3.__bindgen_anon_1;
+        owner.destructor = None;
+        (*raw).sk = core::ptr::null_mut();
+    }
+    // INVARIANT: It is in no queue and charged to nobody.
+    Skb(skb)
+}
+
+/// An skb that was made here, and that TCP has read and unlinked, is used again.
+///
+/// # Safety
+///
+/// As for [`uncharge`].
+pub(super) unsafe fn read_by_tcp(sock: &Sock, skb: NonNull<bindings::sk_buff>) {
+    // SAFETY: By the function's safety requirements.
+    spent::keep(unsafe { uncharge(sock, skb) });
 }
 
 /// How the segment that established a connection came in.

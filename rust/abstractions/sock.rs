@@ -28,6 +28,7 @@ use kernel::{
 };
 
 use super::{
+    device::Device,
     friend::Slot,
     namespace::Net,
     skb::{
@@ -242,23 +243,105 @@ impl Sock {
         })
     }
 
-    /// Whether IPsec has a say in its route, as far as the wire has found out (`xfrm`).
-    #[inline(always)]
+    /// Whether IPsec has a say in its route, as far as the wire has found out (`xfrm`), or
+    /// it has a policy of its own (`IP_XFRM_POLICY`).
     pub(crate) fn has_ipsec(&self, _rcu: Rcu<'_>) -> bool {
         #[cfg(CONFIG_XFRM)]
-        return self.route(|dst| {
-            // SAFETY: A cached route is valid under RCU.
-            unsafe { !addr_of!((*dst).xfrm).read_volatile().is_null() }
-        });
+        {
+            // SAFETY: `self` is a valid socket; only whether there are policies is of interest.
+            let own = unsafe {
+                let policy = addr_of!((*self.raw()).sk_policy);
+
+                addr_of!((*policy)[0]).read_volatile().addr()
+                    | addr_of!((*policy)[1]).read_volatile().addr()
+            };
+            own != 0
+                || self.route(|dst| {
+                    // SAFETY: A cached route is valid under RCU.
+                    unsafe { !addr_of!((*dst).xfrm).read_volatile().is_null() }
+                })
+        }
         #[cfg(not(CONFIG_XFRM))]
         false
     }
 
     fn route(&self, f: impl FnOnce(*const bindings::dst_entry) -> bool) -> bool {
-        // SAFETY: `self` is a valid socket.
-        let dst = unsafe { addr_of!((*self.raw()).sk_dst_cache).read_volatile() };
+        let dst = self.cached_route();
 
         !dst.is_null() && f(dst)
+    }
+
+    fn cached_route(&self) -> *mut bindings::dst_entry {
+        // SAFETY: `self` is a valid socket; a pointer, read volatile.
+        unsafe { addr_of!((*self.raw()).sk_dst_cache).read_volatile() }
+    }
+
+    /// Which route it transmits by; 0 if the next segment has to look for one, as after
+    /// `SO_MARK`, `SO_BINDTODEVICE` or whatever else may change it.
+    #[inline(always)]
+    pub(crate) fn route_id(&self) -> usize {
+        self.cached_route().addr()
+    }
+
+    /// The device that its route leads to, if it has one.
+    pub(crate) fn route_device<'a>(&self, rcu: Rcu<'a>) -> Option<Device<'a>> {
+        let dst = NonNull::new(self.cached_route())?;
+
+        // SAFETY: A cached route is valid under RCU, and so is its device.
+        unsafe { Some(Device::new(NonNull::new((*dst.as_ptr()).__bindgen_anon_1.dev)?, rcu)) }
+    }
+
+    /// Zero if no raw socket of its namespace sees the segments of TCP.
+    #[inline(always)]
+    pub(crate) fn raw_listeners(&self) -> usize {
+        // SAFETY: `self` is a valid socket, and its namespace outlives it; a word that others
+        // change atomically.
+        unsafe {
+            let net = bindings::sock_net(self.raw());
+
+            addr_of!((*net).ipv4.tcp_friends_raw.counter).read_volatile() as u32 as usize
+        }
+    }
+
+    /// Zero unless a BPF program wants to be called for what the wire does with its segments
+    /// (`BPF_SOCK_OPS_RTT_CB_FLAG`, header options).
+    #[inline(always)]
+    pub(crate) fn bpf_callbacks(&self) -> usize {
+        const PER_SEGMENT: u32 = bindings::BPF_SOCK_OPS_RTT_CB_FLAG
+            | bindings::BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG
+            | bindings::BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG
+            | bindings::BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+
+        #[cfg(CONFIG_BPF)]
+        // SAFETY: `self` is a valid socket; a volatile read of one byte.
+        return unsafe {
+            usize::from(addr_of!((*self.tp()).bpf_sock_ops_cb_flags).read_volatile())
+                & PER_SEGMENT as usize
+        };
+        #[cfg(not(CONFIG_BPF))]
+        0
+    }
+
+    /// Zero unless what it receives is judged by its IP header, or an option of that is to be
+    /// told: IP_MINTTL, IPV6_MINHOPCOUNT, IPV6_RECVHOPLIMIT and its like.
+    #[inline(always)]
+    pub(crate) fn wants_headers(&self) -> usize {
+        let inet = self.raw().cast::<bindings::inet_sock>();
+        // SAFETY: `self` is a valid socket of IPv4 or IPv6; single bytes and words, read volatile.
+        // What `pinet6` leads to is part of the socket.
+        unsafe {
+            let v4 = usize::from(addr_of!((*inet).min_ttl).read_volatile());
+            #[cfg(CONFIG_IPV6)]
+            {
+                let v6 = addr_of!((*inet).pinet6).read_volatile();
+                if !v6.is_null() {
+                    return v4
+                        | usize::from(addr_of!((*v6).min_hopcount).read_volatile())
+                        | usize::from(addr_of!((*v6).rxopt.all).read_volatile());
+                }
+            }
+            v4
+        }
     }
 
     /// Whether it has marked its SYN, and no friend yet.
@@ -331,9 +414,9 @@ impl Sock {
         }
     }
 
-    /// Zero unless a write is no plain one: it wants time stamps, or signals when
-    /// there is room (`O_ASYNC`), for which `tcp_sendmsg()` keeps account; or it must
-    /// fail, since an error is pending or we are shut down.
+    /// Zero unless a write is no plain one: it wants time stamps or callbacks of BPF, or
+    /// signals when there is room (`O_ASYNC`), for which `tcp_sendmsg()` keeps account; or it
+    /// must fail, since an error is pending or we are shut down.
     #[inline(always)]
     pub(crate) fn odd_writer(&self) -> usize {
         const FLAGS: usize =
@@ -341,6 +424,8 @@ impl Sock {
         // SAFETY: `self` is a valid socket; single words, read volatile.
         unsafe {
             addr_of!((*self.raw()).sk_tsflags).read_volatile() as usize
+                | usize::from(addr_of!((*self.raw()).sk_bpf_cb_flags).read_volatile())
+                | self.bpf_callbacks()
                 | addr_of!((*self.raw()).__sk_common.__bindgen_anon_5.skc_flags).read_volatile()
                     & FLAGS
                 | addr_of!((*self.raw()).sk_err).read_volatile() as u32 as usize
@@ -349,9 +434,11 @@ impl Sock {
         }
     }
 
-    /// Zero unless the receiving end is not simply established, a filter stands
-    /// before its receive queue, or it wants time stamps: [`Sock::state`],
-    /// [`Sock::has_filter`] and [`Sock::wants_receive_timestamps`] at once.
+    /// Zero unless the receiving end is not simply established, a filter or a raw socket
+    /// stands beside its receive queue, or it wants time stamps, headers or callbacks:
+    /// [`Sock::state`], [`Sock::has_filter`], [`Sock::raw_listeners`],
+    /// [`Sock::wants_receive_timestamps`], [`Sock::wants_headers`] and
+    /// [`Sock::bpf_callbacks`] at once.
     #[inline(always)]
     pub(crate) fn odd_receiver(&self) -> usize {
         const FLAGS: usize = 1 << bindings::sock_flags_SOCK_RCVTSTAMP;
@@ -361,6 +448,9 @@ impl Sock {
                 addr_of!((*self.raw()).__sk_common.skc_state).read_volatile()
                     ^ bindings::TCP_ESTABLISHED as u8,
             ) | addr_of!((*self.raw()).sk_filter).read_volatile().addr()
+                | self.raw_listeners()
+                | self.wants_headers()
+                | self.bpf_callbacks()
                 | addr_of!((*self.raw()).sk_tsflags).read_volatile() as usize
                 | addr_of!((*self.raw()).__sk_common.__bindgen_anon_5.skc_flags).read_volatile()
                     & FLAGS
@@ -389,12 +479,6 @@ impl Sock {
     pub(crate) fn peek_rcv_nxt(&self) -> u32 {
         // SAFETY: `self` is a valid socket; an aligned word.
         unsafe { addr_of!((*self.tp()).rcv_nxt).read_volatile() }
-    }
-
-    /// The next byte to be read (`copied_seq`), with `READ_ONCE()`.
-    pub(crate) fn peek_copied_seq(&self) -> u32 {
-        // SAFETY: `self` is a valid socket; an aligned word.
-        unsafe { addr_of!((*self.tp()).copied_seq).read_volatile() }
     }
 
     /// The oldest byte not acknowledged (`snd_una`), with `READ_ONCE()`.
@@ -430,25 +514,17 @@ impl Sock {
         }
     }
 
-    /// The window that it may send into (`snd_wnd`), with `READ_ONCE()`.
-    pub(crate) fn peek_snd_wnd(&self) -> u32 {
-        // SAFETY: `self` is a valid socket; an aligned word.
-        unsafe { addr_of!((*self.tp()).snd_wnd).read_volatile() }
+    /// Whether a task owns it, as far as can be seen without a lock.
+    pub(crate) fn seems_owned(&self) -> bool {
+        // SAFETY: `self` is a valid socket. A word that changes under us.
+        unsafe { bindings::sock_owned_by_user_nocheck(self.raw()) }
     }
 
-    /// Bytes of memory that what it has received and not read takes, its
-    /// backlog included.
+    /// Bytes of memory that what it has received and not read takes.
     #[inline]
     pub(crate) fn receive_memory(&self) -> i32 {
-        // SAFETY: `self` is a valid socket; both are single words, the second is read volatile.
-        let (queued, backlog) = unsafe {
-            (
-                bindings::sk_rmem_alloc_get(self.raw()),
-                addr_of!((*self.raw()).sk_backlog.len).read_volatile(),
-            )
-        };
-        // Neither is more than the limit and one skb.
-        queued.wrapping_add(backlog)
+        // SAFETY: `self` is a valid socket; a single word.
+        unsafe { bindings::sk_rmem_alloc_get(self.raw()) }
     }
 
     /// The limit for [`Sock::receive_memory`] in bytes (`SO_RCVBUF`).
@@ -542,19 +618,6 @@ impl Sock {
         // SAFETY: By the function's safety requirements.
         unsafe { self.mem_uncharge(size) };
     }
-
-    /// Makes the backlog understand what a friend puts there.
-    ///
-    /// `tcp_friends_backlog_rcv()` is built into the kernel, so this needs
-    /// never be undone; it passes on all that came by the wire.
-    pub(super) fn accept_friends_backlog(&self) {
-        // SAFETY: `self` is a valid socket; an aligned pointer that `__release_sock()` may read at
-        // any moment, and both its old and its new value handle what the wire brings.
-        unsafe {
-            addr_of_mut!((*self.raw()).sk_backlog_rcv)
-                .write_volatile(Some(bindings::tcp_friends_backlog_rcv))
-        };
-    }
 }
 
 /// One of the two addresses of a socket, whichever family it is of.
@@ -643,11 +706,11 @@ pub(crate) struct Owned<'a>(&'a Sock, NotThreadSafe);
 /// # Invariants
 ///
 /// `sk_lock.slock` is held by the current context for `'a` and
-/// `sk_lock.owned` is 0; or the context is the last part of `release_sock()`,
-/// where the owner has its spinlock back and is about to give up.
+/// `sk_lock.owned` is 0; or the owner itself has its spinlock back, as in the last part of
+/// `release_sock()`.
 pub(crate) struct Spinlocked<'a>(&'a Sock, NotThreadSafe);
 
-/// A socket whose spinlock is held while a task owns it.
+/// A socket whose spinlock is held while a task owns it: nothing of it may be touched.
 ///
 /// # Invariants
 ///
@@ -659,7 +722,7 @@ pub(crate) struct Busy<'a>(&'a Sock, NotThreadSafe);
 pub(crate) enum Held<'a> {
     /// Nobody owns it: all of it may be used.
     Free(Spinlocked<'a>),
-    /// A task owns it: only the backlog may be used.
+    /// A task owns it: it can be told to look for us when it lets go.
     Busy(Busy<'a>),
 }
 
@@ -712,15 +775,6 @@ impl<'a> SlockGuard<'a> {
         }
     }
 
-    /// The same, and the peer's spinlock if nobody has it. Never waits.
-    pub(crate) fn held_and_try<'s>(
-        &'s mut self,
-        peer: &'s Sock,
-    ) -> Option<(Held<'s>, SlockGuard<'s>)> {
-        let guard = SlockGuard::try_one(peer)?;
-        Some((self.held(), guard))
-    }
-
     /// Only for who has bottom halves off: it holds a spinlock, or is [`Trying`].
     #[inline(always)]
     fn try_one(peer: &'a Sock) -> Option<Self> {
@@ -737,11 +791,6 @@ impl<'a> SlockGuard<'a> {
             bh: false,
             _not_thread_safe: NotThreadSafe,
         })
-    }
-
-    /// The socket.
-    pub(crate) fn sock(&self) -> &'a Sock {
-        self.sock
     }
 }
 
@@ -806,35 +855,9 @@ impl<'a> Spinlocked<'a> {
 }
 
 impl Busy<'_> {
-    /// Appends to the backlog; the owner queues it when it lets go.
-    ///
-    /// Whether there is room is for the caller to ask before.
-    ///
-    /// It loses its ACK flag: `tcp_add_backlog()` takes what stands last in the
-    /// backlog and has the flag for a segment with a header that it may merge the
-    /// next one into, and would read and write this one's payload.
-    pub(crate) fn add_backlog(&mut self, mut skb: Skb) {
-        skb.clear_ack_flag();
-        let raw = skb.into_raw();
-        // SAFETY: By the type invariants the spinlock is held, under which the backlog and its
-        // length change; `raw` is in no queue and charged to nobody, as the backlog wants it.
-        unsafe {
-            let truesize = (*raw).truesize as i32;
-            let len = addr_of_mut!((*self.0.raw()).sk_backlog.len);
-
-            bindings::__sk_add_backlog(self.0.raw(), raw);
-            len.write_volatile(len.read().wrapping_add(truesize));
-        }
-    }
-
-    /// Whether all of TCP or its cgroup is short of memory.
-    pub(crate) fn under_memory_pressure(&self) -> bool {
-        // SAFETY: The socket is valid; only words that anybody may read are looked at.
-        unsafe { bindings::tcp_under_memory_pressure(self.0.raw()) }
-    }
-
-    /// Its owner shall send an ACK when it lets go: we wait for room.
-    pub(crate) fn ack_when_released(&mut self) {
+    /// Its owner shall look what there is to be moved when it lets go
+    /// (`tcp_friends_released()`).
+    pub(crate) fn look_when_released(&mut self) {
         // SAFETY: The socket is valid; the flags are changed atomically by everybody, and the
         // spinlock is held, so that the owner has yet to look at them.
         unsafe {
@@ -843,12 +866,6 @@ impl Busy<'_> {
                 addr_of_mut!((*self.0.raw()).sk_tsq_flags),
             )
         };
-    }
-
-    /// Whether its owner is still passing on urgent data.
-    pub(crate) fn urgent(&self) -> bool {
-        // SAFETY: The socket is valid; a volatile read of an aligned short.
-        unsafe { addr_of!((*self.0.tp()).urg_data).read_volatile() != 0 }
     }
 }
 
@@ -953,7 +970,13 @@ impl<'a> Tcp<'a> {
         /// Data segments delivered.
         delivered / set_delivered: u32 = delivered;
         /// When data was last sent, in jiffies.
-        / set_lsndtime: u32 = lsndtime;
+        lsndtime / set_lsndtime: u32 = lsndtime;
+        /// What TCP_INFO's clock for the sender counts now (`TCP_CHRONO_*`); 0 is nothing.
+        chrono_type: u8 = chrono_type;
+        /// Segments of the last sample of the rate, in [`Tcp::set_rate_interval_us`].
+        / set_rate_delivered: u32 = rate_delivered;
+        /// The time that sample took.
+        / set_rate_interval_us: u32 = rate_interval_us;
         /// When the last ACK was received, in jiffies.
         / set_rcv_tstamp: u32 = rcv_tstamp;
     }
@@ -1071,12 +1094,12 @@ impl<'a> Tcp<'a> {
         unsafe { bindings::sk_rmem_schedule(self.0.raw(), head.raw(), head.truesize() as i32) }
     }
 
-    /// The same for one that is in no queue, from the pages that this CPU keeps if it
-    /// has enough.
+    /// [`Tcp::rmem_schedule`] for skbs that are in no queue, of `size` bytes in all, from the
+    /// pages that this CPU keeps if it has enough. `skb` is one of them.
     #[inline(always)]
-    pub(crate) fn rmem_schedule_new(&mut self, skb: &Skb) -> bool {
-        // TRUNCATE: The size of an skb.
-        let size = skb.truesize() as i32;
+    pub(crate) fn rmem_schedule_new(&mut self, skb: &Skb, size: u32) -> bool {
+        // TRUNCATE: The size of a few skbs.
+        let size = size as i32;
         // SAFETY: By the type invariants `sk_forward_alloc` is ours.
         let have = unsafe { addr_of!((*self.0.raw()).sk_forward_alloc).read() };
 
@@ -1087,7 +1110,7 @@ impl<'a> Tcp<'a> {
     #[inline(always)]
     fn rmem_schedule_pages(self, skb: *mut bindings::sk_buff, size: i32, have: i32) -> bool {
         const PAGE: u32 = bindings::PAGE_SIZE as u32;
-        // CAST: It is positive, and an skb has few pages.
+        // CAST: It is positive, and skbs have few pages.
         let pages = (size.wrapping_sub(have) as u32).wrapping_add(PAGE - 1) / PAGE;
 
         // SAFETY: By the type invariants `sk_forward_alloc` is ours; others read it with
@@ -1129,8 +1152,8 @@ impl<'a> Tcp<'a> {
         }
     }
 
-    /// Whether a read takes whatever is there: no urgent mark, no `SO_RCVLOWAT`, no
-    /// `SO_PEEK_OFF`, no `TCP_INQ`.
+    /// Whether a read takes whatever is there, and no more is to be told of it: no urgent
+    /// mark, no `SO_RCVLOWAT`, no `SO_PEEK_OFF`, no `TCP_INQ`, no time stamps.
     #[inline]
     pub(crate) fn reads_plainly(&self) -> bool {
         // SAFETY: The socket is valid; single words, read volatile, and a bit that is written
@@ -1140,6 +1163,7 @@ impl<'a> Tcp<'a> {
                 && addr_of!((*self.0.raw()).sk_rcvlowat).read_volatile() <= 1
                 && addr_of!((*self.0.raw()).sk_peek_off).read_volatile() < 0
                 && bindings::tcp_sock::recvmsg_inq_raw(self.0.tp()) == 0
+                && !self.0.wants_receive_timestamps()
         }
     }
 
@@ -1154,36 +1178,6 @@ impl<'a> Tcp<'a> {
     pub(crate) fn rcv_space_adjust(&mut self) {
         // SAFETY: By the type invariants the state is ours.
         unsafe { bindings::tcp_rcv_space_adjust(self.0.raw()) };
-    }
-
-    /// Lets the receive buffer be `size` bytes, but no more than `tcp_rmem` allows;
-    /// the window follows (`tcp_rcvbuf_grow()`).
-    ///
-    /// Returns its size, if it grew: not where the program or the administrator has
-    /// set it, or memory is short.
-    pub(crate) fn grow_receive_buffer(&mut self, size: i32) -> Option<i32> {
-        let (sk, tp) = (self.0.raw(), self.0.tp());
-        // SAFETY: By the type invariants the fields are ours to write, others use `READ_ONCE()`.
-        // The namespace outlives the socket; its sysctls are single words, read volatile.
-        unsafe {
-            let ipv4 = addr_of!((*self.0.net().raw()).ipv4);
-
-            if u32::from((*sk).sk_userlocks) & bindings::SOCK_RCVBUF_LOCK != 0
-                || addr_of!((*ipv4).sysctl_tcp_moderate_rcvbuf).read_volatile() == 0
-                || bindings::tcp_under_memory_pressure(sk)
-            {
-                return None;
-            }
-            let most = addr_of!((*ipv4).sysctl_tcp_rmem[2]).read_volatile();
-            let size = size.min(most);
-            if size <= addr_of!((*sk).sk_rcvbuf).read() {
-                return None;
-            }
-            addr_of_mut!((*sk).sk_rcvbuf).write_volatile(size);
-            addr_of_mut!((*tp).window_clamp)
-                .write_volatile(bindings::tcp_win_from_space(sk, size) as u32);
-            Some(size)
-        }
     }
 
     /// Lets the send buffer be `size` bytes, but no more than `tcp_wmem` allows
@@ -1225,13 +1219,34 @@ impl<'a> Tcp<'a> {
         }
     }
 
-    /// Queues an skb as received: `rcv_nxt` moves past it.
+    /// Queues an skb as received: `rcv_nxt` moves past it. Its size is ready to be charged
+    /// here.
     ///
-    /// It starts at `rcv_nxt`, and its size is ready to be charged here.
-    pub(crate) fn receive(&mut self, skb: Skb) {
+    /// If it does not start at `rcv_nxt` it is freed, and the connection reset: [`Lied`].
+    pub(crate) fn receive(&mut self, skb: Skb) -> Result<(), Lied> {
         // SAFETY: By the type invariants the receive queue is ours; the skb is in no queue and
         // charged to nobody, and `tcp_friends_rcv()` takes it over.
-        unsafe { bindings::tcp_friends_rcv(self.0.raw(), skb.into_raw()) };
+        if unsafe { bindings::tcp_friends_rcv(self.0.raw(), skb.into_raw()) } {
+            Ok(())
+        } else {
+            Err(Lied)
+        }
+    }
+
+    /// [`Tcp::receive`] for an skb that was made here, and can be used again once it has been
+    /// read.
+    pub(crate) fn receive_made(&mut self, skb: Skb) -> Result<(), Lied> {
+        let raw = skb.raw();
+
+        self.receive(skb)?;
+        // SAFETY: It is in the receive queue now, which is ours, and was charged there with
+        // `sock_rfree()` for a destructor, which the new one calls.
+        unsafe {
+            let owner = &mut (*raw).__bindgen_anon_3.__bindgen_anon_1;
+
+            owner.destructor = Some(bindings::tcp_friends_rfree);
+        }
+        Ok(())
     }
 
     /// After data was queued: wakes who waits for it, if there is enough of it
@@ -1247,6 +1262,23 @@ impl<'a> Tcp<'a> {
     pub(crate) fn check_space(&mut self) {
         // SAFETY: By the type invariants the socket is locked, as `tcp_check_space()` wants.
         unsafe { bindings::tcp_check_space(self.0.raw()) };
+    }
+
+    /// Looks whether the route has another MTU by now (`tcp_current_mss()`).
+    pub(crate) fn refresh_mss(&mut self) {
+        // SAFETY: By the type invariants the state is ours.
+        unsafe { bindings::tcp_current_mss(self.0.raw()) };
+    }
+
+    /// One jiffy more for which TCP_INFO counts the sender as busy.
+    pub(crate) fn add_busy_jiffy(&mut self) {
+        const BUSY: usize = bindings::tcp_chrono_TCP_CHRONO_BUSY as usize - 1;
+        // SAFETY: By the type invariants the state is ours.
+        unsafe {
+            let stat = addr_of_mut!((*self.0.tp()).chrono_stat[BUSY]);
+
+            stat.write_volatile(stat.read().wrapping_add(1));
+        }
     }
 
     /// Ends the time for which TCP_INFO counts the sender as busy, if both its
@@ -1293,6 +1325,9 @@ impl<'a> Tcp<'a> {
         unsafe { bindings::tcp_push_pending_frames(self.0.raw()) };
     }
 }
+
+/// What a friend brought was not the next bytes: the connection was reset.
+pub(crate) struct Lied;
 
 /// TCP's clock of the last jiffy (`tcp_jiffies32`).
 pub(crate) fn tcp_jiffies32() -> u32 {

@@ -16,6 +16,8 @@
 //! grow while TCP has more than half of what `tcp_mem` calls low. The shrinker frees
 //! them all when memory is short.
 //!
+//! With `init_on_free` nothing is kept: what was read must not stay in memory.
+//!
 //! # Races
 //!
 //! A slot is emptied by `xchg()` and filled by `cmpxchg()`, so that an skb has one
@@ -362,7 +364,10 @@ impl Registration {
         let shrinker = unsafe { bindings::shrinker_alloc(0, c"tcp_friends".as_char_ptr()) };
         let shrinker = NonNull::new(shrinker).ok_or(ENOMEM)?;
 
-        KEPT.store(all.as_mut_ptr(), Release);
+        // SAFETY: No requirements.
+        if !unsafe { bindings::want_init_on_free() } {
+            KEPT.store(all.as_mut_ptr(), Release);
+        }
         // SAFETY: It was just allocated and nobody else has it.
         unsafe {
             (*shrinker.as_ptr()).count_objects = Some(count);

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a pair keeps for each of its two ends, as the sender of one direction.
+//!
+//! Unless a field says otherwise it is written by whoever has exclusive access to that
+//! end's socket. No lock is taken here.
+
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
+
+use crate::{
+    abstractions::{
+        tcp_jiffies32,
+        Tcp, //
+    },
+    revalidate::Question,
+};
+
+/// One end of a pair.
+pub(crate) struct Half {
+    /// It has something in its write queue that could not be moved, and whoever can move it
+    /// shall do so.
+    waiting: Atomic<bool>,
+    /// Whether its write queue is being pushed, and what its transmission answers then.
+    pushing: Atomic<i8>,
+    /// What it had received when its oldest segment in flight was sent (`rcv_nxt`).
+    acked: Atomic<u32>,
+    /// The route that was last found fit ([`Sock::route_id`](crate::abstractions::Sock)).
+    route: Atomic<usize>,
+    /// How many bytes it had sent when its rate was last looked at, modulo 2^32.
+    sampled: Atomic<u32>,
+    /// When that was, in jiffies.
+    sampled_at: Atomic<u32>,
+    question: Question,
+}
+
+/// No route: the numbers of routes are addresses.
+const NO_ROUTE: usize = 1;
+
+/// What the transmission of a socket answers while its write queue is pushed by somebody who
+/// has both sockets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(i8)]
+pub(crate) enum Pushing {
+    /// It is not being pushed: it has to look.
+    Not = 0,
+    /// What is there takes the wire.
+    ToWire = 1,
+    /// What is there waits, and needs the probe timer.
+    Waits = 2,
+}
+
+impl Half {
+    /// Nothing has been sent yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: Atomic::new(false),
+            pushing: Atomic::new(Pushing::Not as i8),
+            acked: Atomic::new(0),
+            route: Atomic::new(NO_ROUTE),
+            sampled: Atomic::new(0),
+            sampled_at: Atomic::new(tcp_jiffies32()),
+            question: Question::new(),
+        }
+    }
+
+    /// Whether it waits for the other end to read, or to be let go.
+    #[inline(always)]
+    pub(crate) fn waits(&self) -> bool {
+        self.waiting.load(Relaxed)
+    }
+
+    /// From now on it waits, or not any more.
+    #[inline(always)]
+    pub(crate) fn set_waits(&self, waits: bool) {
+        self.waiting.store(waits, Relaxed);
+    }
+
+    /// Whether the wire still lets it.
+    #[inline(always)]
+    pub(crate) fn question(&self) -> &Question {
+        &self.question
+    }
+
+    /// The route that was last found fit.
+    #[inline(always)]
+    pub(crate) fn route(&self) -> usize {
+        self.route.load(Relaxed)
+    }
+
+    /// That route is fit, which is not 0.
+    pub(crate) fn set_route(&self, id: usize) {
+        self.route.store(id, Relaxed);
+    }
+
+    /// What a transmission answers now.
+    pub(crate) fn pushing(&self) -> Pushing {
+        match self.pushing.load(Relaxed) {
+            1 => Pushing::ToWire,
+            2 => Pushing::Waits,
+            _ => Pushing::Not,
+        }
+    }
+
+    /// Lets TCP transmit what `s`, the socket of this end, has in its write queue, or arm its
+    /// probe timer, as `answer` says. The caller has `s` to itself, and may have the other
+    /// end, too: so the hook must not look at it again.
+    pub(crate) fn push(&self, s: &mut Tcp<'_>, answer: Pushing) {
+        self.pushing.store(answer as i8, Relaxed);
+        s.push_pending_frames();
+        self.pushing.store(Pushing::Not as i8, Relaxed);
+    }
+
+    /// `s`, the socket of this end, is about to transmit on the wire.
+    pub(crate) fn takes_wire(&self, s: &Tcp<'_>) {
+        if s.packets_out() == 0 {
+            self.acked.store(s.rcv_nxt(), Relaxed);
+        }
+    }
+
+    /// What it had received when its oldest segment in flight was sent, if there is one: no
+    /// segment of it acknowledges less.
+    pub(crate) fn acked(&self) -> u32 {
+        self.acked.load(Relaxed)
+    }
+
+    /// From time to time, with exclusive access to `s`, the socket of this end: what TCP
+    /// learns from ACKs and routes, and TCP_INFO tells.
+    pub(crate) fn look(&self, s: &mut Tcp<'_>) {
+        s.refresh_mss();
+
+        // TRUNCATE: Only differences count.
+        let sent = s.bytes_sent() as u32;
+        let bytes = sent.wrapping_sub(self.sampled.load(Relaxed));
+        let now = tcp_jiffies32();
+        let time = now.wrapping_sub(self.sampled_at.load(Relaxed));
+
+        if time == 0 {
+            return;
+        }
+        self.sampled.store(sent, Relaxed);
+        self.sampled_at.store(now, Relaxed);
+        if bytes != 0 && time <= LONGEST {
+            s.set_rate_delivered(bytes.div_ceil(s.mss_cache().max(1)));
+            s.set_rate_interval_us(time.saturating_mul(US_PER_JIFFY));
+        }
+    }
+}
+
+const US_PER_JIFFY: u32 = 1_000_000 / kernel::bindings::HZ;
+
+/// A pause is no sample of a rate: two seconds, in jiffies.
+const LONGEST: u32 = 2 * kernel::bindings::HZ;
