@@ -60,11 +60,13 @@ pub(crate) fn recv(
     if !p.reads_plainly() {
         return 0;
     }
-    let copied = copy(&mut p, &mut to, len);
+    let copied = match read_first(&mut p, &mut to, len) {
+        Some(copied) => copied,
+        None => read_some(p.reborrow(), to, len),
+    };
     if copied == 0 {
         return 0;
     }
-    eat(&mut p, copied);
 
     // It looks at the clock that is read for larger ones alone.
     if copied >= MEASURED as usize {
@@ -80,9 +82,41 @@ pub(crate) fn recv(
     copied
 }
 
+/// Reads what the call returns if the first skb of the queue has it all, as it mostly does; 0
+/// if a page of the caller's is not there.
+#[inline(always)]
+fn read_first(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> Option<usize> {
+    let seq = p.copied_seq();
+    let head = p.receive_head()?;
+    let offset = seq.wrapping_sub(head.segment().seq) as usize;
+    let left = head.len().saturating_sub(offset);
+    let now = left.min(len);
+
+    if now == 0 || !head.is_plain() || now != len && !head.is_last() {
+        return None;
+    }
+    if head.copy(to, offset, now).is_err() {
+        return Some(0);
+    }
+    if now == left {
+        keep(head.eat());
+    }
+    // TRUNCATE: An skb has so many.
+    p.set_copied_seq(seq.wrapping_add(now as u32));
+    Some(now)
+}
+
+/// Reads what the call returns, from however many skbs.
+#[inline(never)]
+fn read_some(mut p: Tcp<'_>, mut to: Destination<'_>, len: usize) -> usize {
+    let copied = copy(&mut p, &mut to, len);
+
+    eat(&mut p, copied);
+    copied
+}
+
 /// Copies `len` bytes, or all that there are, which stay in the queue. Nothing if a page of the
 /// caller's is not there, or TCP must read something of it.
-#[inline(always)]
 fn copy(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> usize {
     let mut seq = p.copied_seq();
     let mut copied = 0;
@@ -109,7 +143,6 @@ fn copy(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> usize {
 }
 
 /// Takes so many bytes out of the queue, which has them.
-#[inline(always)]
 fn eat(p: &mut Tcp<'_>, bytes: usize) {
     let mut rest = bytes;
 

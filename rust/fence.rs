@@ -66,6 +66,14 @@ fn route(sock: &Sock, half: &Half, member: &Member<'_>) -> Fence {
     new_route(sock, half, member)
 }
 
+/// Finds out about the routes of both ends, of which `sock` is the one whose view `member` is, so
+/// that the first message need not.
+pub(crate) fn learn_routes(sock: &Sock, member: &Member<'_>) {
+    // What is not fit is told when something has to be moved.
+    let _ = new_route(sock, member.half(), member);
+    let _ = new_route(member.peer(), member.peer_half(), member);
+}
+
 #[cold]
 #[inline(never)]
 fn new_route(sock: &Sock, half: &Half, member: &Member<'_>) -> Fence {

@@ -13,6 +13,7 @@ use kernel::sync::atomic::{
 use crate::{
     abstractions::{
         tcp_jiffies32,
+        Sock,
         Tcp, //
     },
     revalidate::Question,
@@ -27,7 +28,7 @@ pub(crate) struct Half {
     pushing: Atomic<i8>,
     /// What it had received when its oldest segment in flight was sent (`rcv_nxt`).
     acked: Atomic<u32>,
-    /// The route that was last found fit ([`Sock::route_id`](crate::abstractions::Sock)).
+    /// The route that was last found fit ([`Sock::route_id`]).
     route: Atomic<usize>,
     /// How many bytes it had sent when its rate was last looked at, modulo 2^32.
     sampled: Atomic<u32>,
@@ -53,16 +54,17 @@ pub(crate) enum Pushing {
 }
 
 impl Half {
-    /// Nothing has been sent yet.
-    pub(crate) fn new() -> Self {
+    /// For `sock`, of which nothing has been moved yet, and which asks the wire every
+    /// `interval` jiffies.
+    pub(crate) fn new(sock: &Sock, interval: u32) -> Self {
         Self {
             waiting: Atomic::new(false),
             pushing: Atomic::new(Pushing::Not as i8),
-            acked: Atomic::new(0),
+            acked: Atomic::new(sock.peek_rcv_nxt()),
             route: Atomic::new(NO_ROUTE),
             sampled: Atomic::new(0),
             sampled_at: Atomic::new(tcp_jiffies32()),
-            question: Question::new(),
+            question: Question::new(interval),
         }
     }
 

@@ -132,6 +132,9 @@ pub(crate) fn between(
             if why != Wire::PeerState && window::is_known(s, p) {
                 window::renew(s, p);
             }
+            // It will echo the time stamp of what came by the wire last, long ago perhaps: that
+            // is no sample of a round trip.
+            p.set_rcv_rtt_last_tsecr(s.ts_recent());
         }
         Stop::Empty | Stop::Held | Stop::Busy => (),
     }

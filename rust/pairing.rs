@@ -36,7 +36,7 @@ use crate::{
         State,
         Trying, //
     },
-    crossing,
+    crossing, fence,
     namespace::Namespace,
     seq::between,
     stats::{
@@ -124,9 +124,11 @@ pub(crate) fn join(sock: &Sock, other: &Sock, path: Option<Path>, rcu: Rcu<'_>) 
     count_both(ours, theirs, Counter::Paired);
     let formed = Pair::form(sock, other, [ours, theirs], path, all, rcu);
     if formed {
-        // The other end may have begun anew since it was asked.
-        if !heard(sock, other) || !heard(other, sock) {
-            if let Some(member) = Member::of(sock, rcu) {
+        if let Some(member) = Member::of(sock, rcu) {
+            // The other end may have begun anew since it was asked.
+            if heard(sock, other) && heard(other, sock) {
+                fence::learn_routes(sock, &member);
+            } else {
                 part(&member);
             }
         }

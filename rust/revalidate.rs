@@ -59,11 +59,13 @@ pub(crate) enum Ask {
 }
 
 impl Question {
-    /// Just answered: the handshake took the wire.
-    pub(crate) fn new() -> Self {
+    /// Just answered: the handshake took the wire. The interval is in jiffies.
+    pub(crate) fn new(interval: u32) -> Self {
+        let now = tcp_jiffies32();
+
         Self {
-            answered: Atomic::new(tcp_jiffies32()),
-            looked: Atomic::new(tcp_jiffies32().wrapping_sub(LOOK_EVERY)),
+            answered: Atomic::new(now),
+            looked: Atomic::new(last_look(now, 0, interval)),
             asked: Atomic::new(0),
             nxt: Atomic::new(0),
             open: Atomic::new(false),
@@ -104,14 +106,7 @@ impl Question {
         if passed(since, interval) {
             return true;
         }
-        let left = if interval == 0 {
-            LOOK_EVERY
-        } else {
-            interval.wrapping_sub(since).min(LOOK_EVERY)
-        };
-        // So that it has passed when what is left has.
-        self.looked
-            .store(now.wrapping_add(left).wrapping_sub(LOOK_EVERY), Relaxed);
+        self.looked.store(last_look(now, since, interval), Relaxed);
         false
     }
 
@@ -153,6 +148,18 @@ impl Question {
 /// In jiffies: so long after the interval was changed, everybody knows.
 const LOOK_EVERY: u32 = kernel::bindings::HZ / 4;
 
+/// What is to be taken for the time of the last look, so that [`LOOK_EVERY`] has passed when what
+/// is left of `interval` has, of which `since` has.
+const fn last_look(now: u32, since: u32, interval: u32) -> u32 {
+    let left = interval.wrapping_sub(since);
+
+    if interval == 0 || left > LOOK_EVERY {
+        now
+    } else {
+        now.wrapping_add(left).wrapping_sub(LOOK_EVERY)
+    }
+}
+
 /// Whether `interval` has passed where `since` has; 0 never does.
 const fn passed(since: u32, interval: u32) -> bool {
     interval != 0 && since >= interval
@@ -191,6 +198,13 @@ mod tests {
     fn an_interval_passes() {
         assert!(!passed(249, 250));
         assert!(passed(250, 250));
+    }
+
+    #[test]
+    fn a_short_interval_is_looked_at_earlier() {
+        assert_eq!(last_look(1000, 0, 10 * LOOK_EVERY), 1000);
+        assert_eq!(last_look(1000, 0, 0), 1000);
+        assert_eq!(last_look(1000, 1, 2), 1001u32.wrapping_sub(LOOK_EVERY));
     }
 
     #[test]

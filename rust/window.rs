@@ -96,6 +96,7 @@ fn learn(s: &mut Tcp<'_>, wnd: u32) {
     set_snd_wnd(s, wnd);
     if wnd > s.max_window() {
         s.set_max_window(wnd);
+        s.sync_mss();
     }
 }
 

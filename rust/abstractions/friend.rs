@@ -222,7 +222,10 @@ impl Pair {
             // INVARIANT: They are two, and referenced.
             Self {
                 socks: [a, b].map(ARef::from),
-                halves: [Half::new(), Half::new()],
+                halves: [
+                    Half::new(a, namespaces[0].revalidate()),
+                    Half::new(b, namespaces[1].revalidate()),
+                ],
                 besides: Atomic::new(match (all, &crossing) {
                     (true, _) => ALL,
                     (false, Some(_)) => PATH,

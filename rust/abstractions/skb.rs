@@ -714,18 +714,39 @@ impl<'a> Received<'a> {
         unsafe { (*tcp_cb(self.raw())).tcp_flags & FIN != 0 }
     }
 
+    /// Whether it is the last of the queue.
+    #[inline(always)]
+    pub(crate) fn is_last(&self) -> bool {
+        // SAFETY: By the type invariants it is in that queue, which is ours.
+        unsafe {
+            core::ptr::addr_eq(
+                (*self.raw()).__bindgen_anon_1.__bindgen_anon_1.next,
+                addr_of!((*self.sock.raw()).sk_receive_queue),
+            )
+        }
+    }
+
+    /// Whether it has nothing but bytes that a program can read.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        // SAFETY: By the type invariants the skb is valid and TCP's.
+        unsafe {
+            (*tcp_cb(self.raw())).tcp_flags & (FIN | SYN) == 0
+                && bindings::skb_frags_readable(self.raw())
+        }
+    }
+
     /// The one behind it.
     #[inline]
     pub(crate) fn next(self) -> Option<Received<'a>> {
         // SAFETY: By the type invariants it is in that queue, which is ours; the last one's next
         // is the queue's head.
         unsafe {
-            let queue = addr_of!((*self.sock.raw()).sk_receive_queue);
-            let next = (*self.raw()).__bindgen_anon_1.__bindgen_anon_1.next;
-
-            if core::ptr::addr_eq(next, queue) {
+            if self.is_last() {
                 return None;
             }
+            let next = (*self.raw()).__bindgen_anon_1.__bindgen_anon_1.next;
+
             Some(Received::new(self.sock, NonNull::new_unchecked(next)))
         }
     }

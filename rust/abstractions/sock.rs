@@ -969,6 +969,11 @@ impl<'a> Tcp<'a> {
         data_segs_out / set_data_segs_out: u32 = data_segs_out;
         /// Data segments delivered.
         delivered / set_delivered: u32 = delivered;
+        /// The peer's time stamp that its segments echo (RFC 7323).
+        ts_recent: u32 = rx_opt.ts_recent;
+        /// The echo of a time stamp that was last taken for a sample of the receiver's round
+        /// trip.
+        / set_rcv_rtt_last_tsecr: u32 = rcv_rtt_last_tsecr;
         /// When data was last sent, in jiffies.
         lsndtime / set_lsndtime: u32 = lsndtime;
         /// What TCP_INFO's clock for the sender counts now (`TCP_CHRONO_*`); 0 is nothing.
@@ -1268,6 +1273,17 @@ impl<'a> Tcp<'a> {
     pub(crate) fn refresh_mss(&mut self) {
         // SAFETY: By the type invariants the state is ours.
         unsafe { bindings::tcp_current_mss(self.0.raw()) };
+    }
+
+    /// The peer's largest window has grown, by which segments are bounded (`tcp_sync_mss()`).
+    #[cold]
+    pub(crate) fn sync_mss(&mut self) {
+        // SAFETY: By the type invariants the state is ours.
+        unsafe {
+            let pmtu = addr_of!((*self.0.tp()).inet_conn.icsk_pmtu_cookie).read();
+
+            bindings::tcp_sync_mss(self.0.raw(), pmtu);
+        }
     }
 
     /// One jiffy more for which TCP_INFO counts the sender as busy.
