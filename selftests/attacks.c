@@ -133,10 +133,11 @@ static void open_victim(struct __test_metadata *_metadata, self_t *self, variant
 	prove_carried(_metadata, self);
 }
 
+/* By resets: the FINs of ends that do not agree any more would be sent for a long time. */
 static void close_victim(self_t *self)
 {
-	close(self->client);
-	close(self->server);
+	abort_connection(self->client);
+	abort_connection(self->server);
 	close(self->raw);
 	self->client = -1;
 	self->server = -1;
@@ -522,9 +523,9 @@ static bool within(int64_t a, int64_t b, int64_t of)
 
 /*
  * Both cgroups and TCP are charged for them as on the wire, within a twentieth of what was
- * written. What comes when the owners let go passes memory.max by as much as the wire's, which
- * charges by force, too, where it cannot wait. Others use TCP's memory, so that only one of
- * a few looks need be right.
+ * written. What comes when the owners let go passes memory.max by no more than the wire's,
+ * which charges by force, too, where it cannot wait: by two thirds of what was written, more
+ * or less. Others use TCP's memory, so that only one of a few looks need be right.
  */
 TEST_F_TIMEOUT(attacks, memory_of_owned, 120)
 {
@@ -554,7 +555,7 @@ TEST_F_TIMEOUT(attacks, memory_of_owned, 120)
 	EXPECT_TRUE(within(wire.sender, here.sender, written));
 	EXPECT_TRUE(within(wire.receiver, here.receiver, written));
 	EXPECT_TRUE(within(wire.tcp, here.tcp, written));
-	EXPECT_GE(wire.most + written / 20, here.most);
+	EXPECT_GE(wire.most + written / 4, here.most);
 	EXPECT_CARRIED_ANY();
 }
 
@@ -974,7 +975,8 @@ static void shut_beside_write(struct __test_metadata *_metadata, self_t *self,
 		};
 		writer_begin(_metadata, self, &w);
 		s = (struct shutter){
-			.fd = self->client, .us = prng(&state) % 1000, .go = &go,
+			.fd = self->client, .go = &go,
+			.us = prng(&state) % (trouble == SLOW_PAGES ? 30000 : 1000),
 		};
 		ASSERT_EQ(0, pthread_create(&thread, NULL, shut, &s));
 		for (got = 0; (n = recv(self->server, buf, sizeof(buf), 0)) > 0;)
