@@ -58,6 +58,7 @@ static const char usage_text[] =
 "  -n STEPS      of a program (default 60)\n"
 "  -6            IPv6 (default IPv4)\n"
 "  -w            over the wire\n"
+"  -k            go on when the kernel has warned\n"
 "  -v            tell of each program\n";
 
 static struct {
@@ -67,6 +68,7 @@ static struct {
 	int steps;
 	int family;
 	bool wire;
+	bool keep_going;
 	bool verbose;
 } opt = {
 	.seconds = 10,
@@ -1108,7 +1110,7 @@ static bool run_jobs(void)
 				fflush(stdout);
 			}
 		}
-		if (good && tainted() != before) {
+		if (good && tainted() != before && !opt.keep_going) {
 			printf("# the kernel has complained; one of these seeds did it, or one before them:\n");
 			for (i = 0; i < opt.jobs; i++)
 				report(&jobs[i], "runs");
@@ -1134,7 +1136,7 @@ static void parse(int argc, char **argv)
 	int c;
 
 	opt.seed = time(NULL) % 1000000000;
-	while ((c = getopt(argc, argv, "s:t:j:n:6wvh")) != -1) {
+	while ((c = getopt(argc, argv, "s:t:j:n:6wkvh")) != -1) {
 		switch (c) {
 		case 's':
 			opt.seed = strtoull(optarg, NULL, 0);
@@ -1153,6 +1155,9 @@ static void parse(int argc, char **argv)
 			break;
 		case 'w':
 			opt.wire = true;
+			break;
+		case 'k':
+			opt.keep_going = true;
 			break;
 		case 'v':
 			opt.verbose = true;
