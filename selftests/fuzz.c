@@ -883,10 +883,12 @@ static int ends_within(pid_t pid, int ms)
 {
 	uint64_t end = now_ms() + ms;
 	int status;
+	pid_t got;
 
 	do {
-		if (waitpid(pid, &status, WNOHANG) == pid)
-			return status;
+		got = waitpid(pid, &status, WNOHANG);
+		if (got)
+			return got == pid ? status : 0;
 		sleep_ms(2);
 	} while (now_ms() < end);
 	return -1;
@@ -1075,6 +1077,23 @@ static void report(struct job *j, const char *why)
 	fflush(stdout);
 }
 
+/* It dies at once, whatever its threads own or wait for. */
+static void kill_job(struct job *j)
+{
+	pid_t program = LOAD(j->program);
+
+	if (program)
+		kill(program, SIGKILL);
+	kill(j->worker, SIGKILL);
+	if (ends_within(j->worker, stuck_ms()) == -1)
+		printf("# a worker cannot be killed\n");
+	/* Its father is gone, and we are the next one. */
+	if (program && ends_within(program, stuck_ms()) == -1) {
+		printf("# a program cannot be killed; its threads:\n");
+		show_threads(j);
+	}
+}
+
 static bool run_jobs(void)
 {
 	uint64_t end = now_ms() + opt.seconds * 1000ULL, told[JOBS_MAX] = {};
@@ -1118,15 +1137,17 @@ static bool run_jobs(void)
 		}
 	}
 	STORE(stop_all[0], true);
-	for (i = 0; i < opt.jobs; i++) {
+	/* What has failed may not end by itself. */
+	for (i = 0; i < opt.jobs && !good; i++)
+		kill_job(&jobs[i]);
+	for (i = 0; i < opt.jobs && good; i++) {
 		status = ends_within(jobs[i].worker, 3 * stuck_ms());
-		why = status ? complaint(&jobs[i]) : NULL;
-		if (status && good) {
-			report(&jobs[i], why ? why : "the worker did not end well");
-			good = false;
-		}
-		if (status == -1)
-			kill(jobs[i].worker, SIGKILL);
+		if (!status)
+			continue;
+		why = complaint(&jobs[i]);
+		report(&jobs[i], why ? why : "the worker did not end well");
+		kill_job(&jobs[i]);
+		good = false;
 	}
 	return good && tainted() == before;
 }
@@ -1199,6 +1220,8 @@ int main(int argc, char **argv)
 	stop_all = shared(PAGE);
 	jobs[0].seeds = opt.seed;
 	right = faults_right();
+	/* Programs whose worker was killed come to us. */
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	printf("# fuzz -s %" PRIu64 "%s%s%s\n", opt.seed, opt.family == AF_INET ? "" : " -6",
 	       opt.wire ? " -w" : "", right < 0 ? "; no page faults, for want of userfaultfd" : "");
 	fflush(stdout);
@@ -1219,7 +1242,8 @@ int main(int argc, char **argv)
 	if (!opt.wire)
 		printf("# friends moved %" PRIu64 " bytes while they were attacked; nothing in %"
 		       PRIu64 " programs\n", moved, idle);
-	back = memory_is_back(&before, programs);
+	/* What is stuck keeps its memory. */
+	back = !good || memory_is_back(&before, programs);
 	if (!back)
 		printf("# memory is missing when all sockets are closed\n");
 	if (!opt.wire && !moved)
