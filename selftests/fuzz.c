@@ -92,8 +92,8 @@ static const char *thread_called(int thread)
 /* What a job tells its father, in shared memory. */
 struct job {
 	pid_t worker, program;		/* the first is the father of the second */
-	uint64_t seed, since, seeds;
-	bool over;			/* the program's calls should be */
+	uint64_t seed, since;
+	bool over;			/* all threads but the one that supplies pages */
 	uint64_t programs, killed, idle;
 	uint64_t moved, forged, held;
 	char why[4096];
@@ -103,8 +103,13 @@ struct job {
 	pid_t tid[ALL_THREADS];
 };
 
+static struct all {
+	bool stop;
+	uint64_t next_seed;
+	struct job job[JOBS_MAX];
+} *all;
+
 static struct job *jobs;
-static bool *stop_all;
 static int right = -1;			/* to have faults that last */
 
 static int stuck_ms(void)
@@ -606,7 +611,7 @@ static void run_holder(int id)
 }
 
 /* Supplies what others wait for, late; at once when all is over. */
-static void run_supplier(const bool *others_over)
+static void run_supplier(void)
 {
 	static uint8_t zeroes[PAGE];
 	struct faults *f[] = {
@@ -621,7 +626,7 @@ static void run_supplier(const bool *others_over)
 
 	for (i = 0; i < 6; i++)
 		p[i] = (struct pollfd){ .fd = f[i]->fd, .events = POLLIN };
-	while (!LOAD(*others_over)) {
+	while (!LOAD(job->over)) {
 		if (poll(p, 6, 20) <= 0)
 			continue;
 		for (i = 0; i < 6; i++) {
@@ -790,7 +795,7 @@ static void *begin_thread(void *arg)
 	if (thread == FORGER)
 		run_forger();
 	else if (thread == SUPPLIER)
-		run_supplier(&stop_all[1 + (job - jobs)]);
+		run_supplier();
 	else if (thread >= HOLDER)
 		run_holder(thread - HOLDER);
 	else
@@ -800,7 +805,6 @@ static void *begin_thread(void *arg)
 
 static void run_program(const struct program *p, bool to_be_killed)
 {
-	bool *others_over = &stop_all[1 + (job - jobs)];
 	uint64_t state = mix(p->seed ^ 0x74656d706572ULL), before;
 	static const struct linger reset = { .l_onoff = 1 };
 	pthread_t thread[ALL_THREADS];
@@ -808,9 +812,9 @@ static void run_program(const struct program *p, bool to_be_killed)
 
 	prog = p;
 	signal(SIGPIPE, SIG_IGN);
-	/* Of the father's death the memory of the guest must not tell. */
+	/* It does not outlive its worker. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	STORE(*others_over, false);
+	STORE(job->over, false);
 	memset(job->call_since, 0, sizeof(job->call_since));
 	if (!opt.wire) {
 		friends_set("1");
@@ -856,7 +860,7 @@ static void run_program(const struct program *p, bool to_be_killed)
 		if (thread[i])
 			pthread_join(thread[i], NULL);
 	}
-	STORE(*others_over, true);
+	STORE(job->over, true);
 	if (thread[SUPPLIER])
 		pthread_join(thread[SUPPLIER], NULL);
 	before = friends_stat("bytes") - before;
@@ -905,8 +909,8 @@ static void run_worker(void)
 		give_up("malloc");
 	/* The right is root's; what becomes of it is nobody's. */
 	new_namespace();
-	while (!LOAD(stop_all[0]) && !*job->why) {
-		job->seed = ADD(jobs[0].seeds, 1) - 1;
+	while (!LOAD(all->stop) && !*job->why) {
+		job->seed = ADD(all->next_seed, 1) - 1;
 		generate(p, job->seed, opt.steps);
 		killed = mix(job->seed) % 8 == 0;
 		STORE(job->since, now_ms());
@@ -1136,7 +1140,7 @@ static bool run_jobs(void)
 			good = false;
 		}
 	}
-	STORE(stop_all[0], true);
+	STORE(all->stop, true);
 	/* What has failed may not end by itself. */
 	for (i = 0; i < opt.jobs && !good; i++)
 		kill_job(&jobs[i]);
@@ -1216,9 +1220,9 @@ int main(int argc, char **argv)
 		fprintf(stderr, "fuzz: the module tcp_friends is not loaded (-w does without)\n");
 		return 1;
 	}
-	jobs = shared(JOBS_MAX * sizeof(*jobs));
-	stop_all = shared(PAGE);
-	jobs[0].seeds = opt.seed;
+	all = shared(sizeof(*all));
+	all->next_seed = opt.seed;
+	jobs = all->job;
 	right = faults_right();
 	/* Programs whose worker was killed come to us. */
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
