@@ -289,6 +289,68 @@ TEST_F(sockmap, send_on)
 }
 
 /*
+ * The same from a receiver that is full when it comes into the map, and whose client has
+ * more to send: each byte that is sent on makes room for another, and none may overtake.
+ * Its own reader begins, for what was there before is passed on when more comes.
+ */
+static void send_on_from_full(struct __test_metadata *_metadata, enum ends ends,
+			      int via, int to_read, int rcvbuf)
+{
+	const struct connect_options small = { .rcvbuf = rcvbuf };
+	const uint64_t size = scaled(4000 * 1000);
+	int from = map_of_sockets(_metadata);
+	int to = map_of_sockets(_metadata);
+	uint64_t pos = 0, end;
+	int client, server;
+	struct half out;
+	char buf[4000];
+	ssize_t n;
+
+	open_connection(_metadata, ends, &small, &client, &server);
+	talk(_metadata, client, server);
+	attach_redirect(_metadata, from, BPF_SK_SKB_VERDICT, to, false);
+	half_init(&out, client, true, SEED, size);
+	half_start(&out);
+	/* Until then all that can be full becomes so. */
+	sleep_ms(100);
+	put(_metadata, to, 0, via);
+	put(_metadata, from, 0, server);
+	end = now_ms() + patience(5000);
+	while (!wait_for(to_read, POLLIN, 10)) {
+		ASSERT_LT(now_ms(), end) TH_LOG("nothing is sent on");
+		n = recv(server, buf, sizeof(buf), MSG_DONTWAIT);
+		if (n <= 0)
+			continue;
+		ASSERT_EQ(-1, pattern_check(buf, n, SEED, pos));
+		pos += n;
+	}
+	EXPECT_LT(pos, size);
+	receive(_metadata, to_read, SEED, pos, size - pos);
+	half_join(&out);
+	EXPECT_EQ(0, out.err);
+	half_free(&out);
+	take(_metadata, from, 0);
+	take(_metadata, to, 0);
+	close(client);
+	close(server);
+	close(from);
+	close(to);
+}
+
+TEST_F(sockmap, send_on_in_order)
+{
+	const uint64_t size = 3 * scaled(4000 * 1000);
+	int i;
+
+	for (i = 0; i < 3; i++)
+		send_on_from_full(_metadata, variant->ends, self->client, self->server,
+				  16384 << 2 * i);
+	if (variant->friends)
+		EXPECT_LT(self->witness.bytes + size, friends_stat("bytes"));
+	EXPECT_CARRIED_ANY();
+}
+
+/*
  * Each piece is there before it is read. The kernel's worker that hands it over
  * changes sk_forward_alloc without the socket's lock, so that a reader at the
  * same time leaves the account wrong: on the wire, too, inet_sock_destruct()
