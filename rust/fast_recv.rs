@@ -76,7 +76,7 @@ pub(crate) fn recv(
     smp_mb_after_atomic();
     if member.peer_half().waits() {
         tell(caller, copied, rcu);
-    } else if p.ack_scheduled() || window::offered(&p) <= p.rcv_mss().into() {
+    } else if p.ack_scheduled() || window::offered(&p) == 0 {
         p.cleanup_rbuf(copied);
     }
     copied

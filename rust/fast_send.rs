@@ -88,7 +88,9 @@ pub(crate) fn send(
     };
     let mut s = locked.tcp();
 
-    if !may_pass(sock, &s, &p, &member) || !fence::has_room(peer) {
+    if !may_pass(sock, &s, &p, &member)
+        || !(fence::has_room(peer) || member.peer_half().growth().grow(&mut p))
+    {
         return 0;
     }
 

@@ -39,6 +39,7 @@
 //! - [`read`]: the reader, or who lets go of a socket, fetches what waited.
 //! - [`moving`]: the step that both share.
 //! - [`fence`]: who must take the wire, and why.
+//! - [`growth`]: the receive buffer of a stream of small messages.
 //! - [`half`]: what each end keeps.
 //! - [`revalidate`]: now and then the wire is asked whether it still lets us.
 //! - [`hold`]: what cork and Nagle keep back.
@@ -54,6 +55,7 @@ mod crossing;
 mod fast_recv;
 mod fast_send;
 mod fence;
+mod growth;
 mod half;
 mod hold;
 mod listing;

@@ -16,6 +16,7 @@ use crate::{
         Sock,
         Tcp, //
     },
+    growth::Growth,
     revalidate::Question,
 };
 
@@ -35,6 +36,8 @@ pub(crate) struct Half {
     /// When that was, in jiffies.
     sampled_at: Atomic<u32>,
     question: Question,
+    /// Of its receive buffer: written by who has exclusive access to both ends.
+    growth: Growth,
 }
 
 /// No route: the numbers of routes are addresses.
@@ -65,6 +68,7 @@ impl Half {
             sampled: Atomic::new(0),
             sampled_at: Atomic::new(tcp_jiffies32()),
             question: Question::new(interval),
+            growth: Growth::new(sock.peek_copied_seq()),
         }
     }
 
@@ -84,6 +88,11 @@ impl Half {
     #[inline(always)]
     pub(crate) fn question(&self) -> &Question {
         &self.question
+    }
+
+    /// How its receive buffer grows.
+    pub(crate) fn growth(&self) -> &Growth {
+        &self.growth
     }
 
     /// The route that was last found fit.

@@ -114,7 +114,13 @@ pub(crate) fn between(
         .and_then(|()| fence::receiver(s, p, member))
         .and_then(|()| ask(s, p, member, mss, nonagle))
     {
-        Ok(None) => move_all(s, p, mss, nonagle),
+        Ok(None) => {
+            let mut moved = move_all(s, p, mss, nonagle);
+            while moved.stop == Stop::Full && member.peer_half().growth().grow(p) {
+                moved.add(&move_all(s, p, mss, nonagle));
+            }
+            moved
+        }
         Ok(Some(stop)) => Moved::none(stop),
         Err(why) => Moved::none(Stop::Wire(why)),
     };

@@ -45,9 +45,9 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
     // What was read was taken off the account atomically; see the races of `transmit`.
     smp_mb_after_atomic();
     if !member.peer_half().waits() {
-        // The sender looks at our memory by itself. Only a window that is all but shut is told, as
-        // TCP would, lest the sender finds it shut when it goes back to the wire (invariant 3).
-        return if window::offered(&p) <= p.rcv_mss().into() {
+        // The sender looks at our memory by itself, and at the window before it takes the wire. Only
+        // one that is shut is told, lest they are parted meanwhile (invariant 3).
+        return if window::offered(&p) == 0 {
             tell(&mut p)
         } else {
             Read::Done

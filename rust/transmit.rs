@@ -90,6 +90,9 @@ pub(crate) fn xmit(
     let mut s = caller.tcp();
     let stop = if probe {
         Stop::Wire(Wire::Probe)
+    } else if member.half().waits() && s.snd_wnd() == 0 && !fence::has_room(member.peer()) {
+        // The reader has not read since, and will see that we wait.
+        Stop::Full
     } else if is_held_back(&mut s, mss, nonagle) {
         Stop::Held
     } else {

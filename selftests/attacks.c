@@ -532,6 +532,7 @@ TEST_F_TIMEOUT(attacks, memory_of_owned, 120)
 	const int64_t written = OWNED * OWNED_BYTES;
 	struct account wire = {}, here = {};
 	struct group probe;
+	int64_t most = 0;
 	int i;
 
 	NEEDS_FAULTS();
@@ -544,7 +545,9 @@ TEST_F_TIMEOUT(attacks, memory_of_owned, 120)
 	for (i = 0; i < 3; i++) {
 		measure(_metadata, self, variant, false, &wire);
 		measure(_metadata, self, variant, variant->friends, &here);
-		if (within(wire.tcp, here.tcp, written))
+		/* By how much the wire itself goes beyond it differs from run to run. */
+		most = wire.most > most ? wire.most : most;
+		if (within(wire.tcp, here.tcp, written) && here.most <= most + written / 4)
 			break;
 	}
 	TH_LOG("of %" PRId64 " KiB written, on the wire: sender %" PRId64 ", receiver %" PRId64
@@ -555,7 +558,7 @@ TEST_F_TIMEOUT(attacks, memory_of_owned, 120)
 	EXPECT_TRUE(within(wire.sender, here.sender, written));
 	EXPECT_TRUE(within(wire.receiver, here.receiver, written));
 	EXPECT_TRUE(within(wire.tcp, here.tcp, written));
-	EXPECT_GE(wire.most + written / 4, here.most);
+	EXPECT_GE(most + written / 4, here.most);
 	EXPECT_CARRIED_ANY();
 }
 

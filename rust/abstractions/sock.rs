@@ -481,6 +481,12 @@ impl Sock {
         unsafe { addr_of!((*self.tp()).rcv_nxt).read_volatile() }
     }
 
+    /// The next byte to be read (`copied_seq`), with `READ_ONCE()`.
+    pub(crate) fn peek_copied_seq(&self) -> u32 {
+        // SAFETY: `self` is a valid socket; an aligned word.
+        unsafe { addr_of!((*self.tp()).copied_seq).read_volatile() }
+    }
+
     /// The oldest byte not acknowledged (`snd_una`), with `READ_ONCE()`.
     pub(crate) fn peek_snd_una(&self) -> u32 {
         // SAFETY: `self` is a valid socket; an aligned word.
@@ -974,6 +980,8 @@ impl<'a> Tcp<'a> {
         /// The echo of a time stamp that was last taken for a sample of the receiver's round
         /// trip.
         / set_rcv_rtt_last_tsecr: u32 = rcv_rtt_last_tsecr;
+        /// The clock in microseconds, as it was last read ([`Tcp::refresh_mstamp`]).
+        mstamp: u64 = tcp_mstamp;
         /// When data was last sent, in jiffies.
         lsndtime / set_lsndtime: u32 = lsndtime;
         /// What TCP_INFO's clock for the sender counts now (`TCP_CHRONO_*`); 0 is nothing.
@@ -1183,6 +1191,36 @@ impl<'a> Tcp<'a> {
     pub(crate) fn rcv_space_adjust(&mut self) {
         // SAFETY: By the type invariants the state is ours.
         unsafe { bindings::tcp_rcv_space_adjust(self.0.raw()) };
+    }
+
+    /// Lets the receive buffer be `size` bytes, but no more than `tcp_rmem` allows;
+    /// the window follows (`tcp_rcvbuf_grow()`).
+    ///
+    /// Returns whether it grew: not where the program or the administrator has set it, or
+    /// memory is short.
+    pub(crate) fn grow_receive_buffer(&mut self, size: i32) -> bool {
+        let (sk, tp) = (self.0.raw(), self.0.tp());
+        // SAFETY: By the type invariants the fields are ours to write, others use `READ_ONCE()`.
+        // The namespace outlives the socket; its sysctls are single words, read volatile.
+        unsafe {
+            let ipv4 = addr_of!((*self.0.net().raw()).ipv4);
+
+            if u32::from((*sk).sk_userlocks) & bindings::SOCK_RCVBUF_LOCK != 0
+                || addr_of!((*ipv4).sysctl_tcp_moderate_rcvbuf).read_volatile() == 0
+                || bindings::tcp_under_memory_pressure(sk)
+            {
+                return false;
+            }
+            let most = addr_of!((*ipv4).sysctl_tcp_rmem[2]).read_volatile();
+            let size = size.min(most);
+            if size <= addr_of!((*sk).sk_rcvbuf).read() {
+                return false;
+            }
+            addr_of_mut!((*sk).sk_rcvbuf).write_volatile(size);
+            addr_of_mut!((*tp).window_clamp)
+                .write_volatile(bindings::tcp_win_from_space(sk, size) as u32);
+            true
+        }
     }
 
     /// Lets the send buffer be `size` bytes, but no more than `tcp_wmem` allows
