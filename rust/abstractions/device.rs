@@ -20,7 +20,10 @@ use kernel::{
     prelude::*, //
 };
 
-use super::sock::Rcu;
+use super::{
+    namespace::filters,
+    sock::Rcu, //
+};
 
 /// A network device (`struct net_device`).
 ///
@@ -120,6 +123,27 @@ impl<'a> Device<'a> {
 }
 
 use bindings::net_device__bindgen_ty_1__bindgen_ty_1 as Flags;
+    /// Zero if netfilter has no hook on the device itself, for what comes in or leaves.
+    pub(crate) fn hooks(self) -> usize {
+        // SAFETY: By the type invariants the device is valid; only whether there are hooks is of
+        // interest.
+        unsafe {
+            #[cfg(CONFIG_NETFILTER_INGRESS)]
+            let ingress = addr_of!((*self.0.as_ptr()).nf_hooks_ingress)
+                .read_volatile()
+                .addr();
+            #[cfg(not(CONFIG_NETFILTER_INGRESS))]
+            let ingress = 0;
+            #[cfg(CONFIG_NETFILTER_EGRESS)]
+            let egress = addr_of!((*self.0.as_ptr()).nf_hooks_egress)
+                .read_volatile()
+                .addr();
+            #[cfg(not(CONFIG_NETFILTER_EGRESS))]
+            let egress = 0;
+            ingress | egress
+        }
+    }
+
 
 const DRV: usize = bindings::bpf_xdp_mode_XDP_MODE_DRV as usize;
 
@@ -391,6 +415,21 @@ impl Registration {
         if ret.is_err() {
             // SAFETY: C did not keep it.
             drop(unsafe { KBox::from_raw(block.as_ptr()) });
+    /// Whether netfilter has a hook on one of its devices, or for any packet of a namespace
+    /// that it passes.
+    ///
+    /// # Safety
+    ///
+    /// As for `taps`.
+    pub(super) unsafe fn is_filtered(&self, rcu: Rcu<'_>) -> bool {
+        // SAFETY: As above.
+        unsafe {
+            self.nets.known().iter().any(|&net| filters(net, rcu))
+                || each(&self.devices, rcu).any(|dev| dev.hooks() != 0)
+                || each(&self.below, rcu).any(|dev| dev.hooks() != 0)
+        }
+    }
+
         }
         // INVARIANT: Just registered.
         ret.map(|()| Self(block))
