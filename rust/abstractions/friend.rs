@@ -63,8 +63,14 @@ use super::{
     },
 };
 use crate::{
-    namespace::Namespace,
-    revalidate::Question,
+    namespace::{
+        host_is_strict,
+        Namespace, //
+    },
+    revalidate::{
+        Asker,
+        Question, //
+    },
     stats::{
         Sent,
         Tally, //
@@ -443,12 +449,12 @@ impl<'a> Member<'a> {
     /// Whether only the path has to be asked.
     #[inline(always)]
     pub(crate) fn asks_path(&self) -> bool {
-        self.pair.besides.load(Relaxed) == PATH
+        self.pair.besides.load(Relaxed) == PATH && !host_is_strict()
     }
 
     /// Whether all that there is has to be asked.
     pub(crate) fn asks_all(&self) -> bool {
-        self.pair.besides.load(Relaxed) == ALL
+        self.pair.besides.load(Relaxed) == ALL || (self.crosses() && host_is_strict())
     }
 
     /// From now on it has to be.
@@ -534,18 +540,25 @@ impl<'a> Member<'a> {
     }
 
     /// Whether the wire still lets us.
-    pub(crate) fn question(&self) -> &'a Question {
-        &self.pair.questions[self.ours()]
+    #[inline(always)]
+    pub(crate) fn question(&self) -> Asker<'a> {
+        Asker::new(&self.pair.questions[self.ours()], *self)
     }
 
     /// Whether it still lets the peer.
-    pub(crate) fn peer_question(&self) -> &'a Question {
-        &self.pair.questions[self.theirs()]
+    pub(crate) fn peer_question(&self) -> Asker<'a> {
+        self.turned().question()
     }
 
     /// What both have done.
     pub(crate) fn tally(&self) -> &'a Tally {
         &self.pair.tally
+    }
+
+    /// Whether netfilter has a hook for what goes the way of one that crosses.
+    pub(crate) fn is_filtered(&self) -> bool {
+        // SAFETY: As above.
+        self.way(|path, rcu| unsafe { path.is_filtered(rcu) })
     }
 
     /// What we have moved.
