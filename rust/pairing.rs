@@ -71,7 +71,7 @@ fn is_last(sock: &Sock) -> bool {
 /// It relies on no invariant: at this moment neither end has moved anything.
 pub(crate) fn established(sock: &Sock, arrival: Arrival, mark: Option<Mark>, rcu: Rcu<'_>) {
     if sock.has_offer() {
-        crossing::opened(sock, mark);
+        crossing::opened(sock, mark, rcu);
     }
     let Some(namespace) = sock.net().state() else {
         return;
