@@ -269,7 +269,7 @@ impl Pair {
             Atomic::new(b.peek_copied_seq()),
         ];
         let crossing = match path {
-            Some(path) => match KBox::new(Crossing::new(path), GFP_ATOMIC | __GFP_NOWARN) {
+            Some(path) => match Crossing::new(path) {
                 Ok(crossing) => Some(crossing),
                 Err(_) => return false,
             },
@@ -305,23 +305,29 @@ impl Pair {
         // after the critical section that `_rcu` stands for.
         let this = unsafe { &*raw };
 
-        if !this.set(Side::A) {
+        let mut both = false;
+        let mut meet = || {
+            let first = this.set(Side::A);
+
+            both = first && this.set(Side::B);
+            first
+        };
+        let met = match &this.crossing {
+            // SAFETY: It is the pair's, just made, and taken out by `dissolve`.
+            Some(crossing) => unsafe { crossing.link(raw, meet) },
+            None => meet(),
+        };
+        if !met {
             // SAFETY: Nobody else has seen it.
             drop(unsafe { KBox::from_raw(raw) });
             return false;
         }
-        if !this.set(Side::B) {
+        if !both {
             return !this.dissolve();
         }
-        if let Some(crossing) = &this.crossing {
-            // SAFETY: It is the pair's, and taken back by `dissolve`, or below.
-            unsafe { crossing.link(raw) };
-        }
         if field(&this.socks[0]).load(Relaxed) != this.tagged(Side::A) {
-            // Dissolved since: B's may not have been there yet to be cleared, nor the pair in the
-            // list. Who was there before us has cleared A's before it took the list's lock.
+            // Dissolved since: B's may not have been there yet to be cleared.
             this.clear(Side::B);
-            this.unlink();
             return true;
         }
         if this
@@ -539,6 +545,12 @@ impl<'a> Member<'a> {
         a.load(Relaxed) | b.load(Relaxed) == Waiting::NOT
     }
 
+    /// Whether netfilter has a hook for what goes the way of one that crosses.
+    pub(crate) fn is_filtered(&self) -> bool {
+        // SAFETY: As above.
+        self.way(|path, rcu| unsafe { path.is_filtered(rcu) })
+    }
+
     /// Whether the wire still lets us.
     #[inline(always)]
     pub(crate) fn question(&self) -> Asker<'a> {
@@ -553,12 +565,6 @@ impl<'a> Member<'a> {
     /// What both have done.
     pub(crate) fn tally(&self) -> &'a Tally {
         &self.pair.tally
-    }
-
-    /// Whether netfilter has a hook for what goes the way of one that crosses.
-    pub(crate) fn is_filtered(&self) -> bool {
-        // SAFETY: As above.
-        self.way(|path, rcu| unsafe { path.is_filtered(rcu) })
     }
 
     /// What we have moved.
