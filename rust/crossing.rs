@@ -23,7 +23,7 @@
 //! Both namespaces have `net.ipv4.tcp_friends` on, and the host's administrator
 //! `net.ipv4.tcp_friends_cross`.
 //!
-//! Locks: those of [`offers`] and of the list of crossing pairs.
+//! Locks: those of [`offers`], and of the ways of crossing pairs.
 
 use kernel::sync::{
     atomic::{
@@ -35,9 +35,9 @@ use kernel::sync::{
 
 use crate::{
     abstractions::{
-        for_each_crossing,
         offers,
         one_at_a_time,
+        part_crossing,
         tell_crosses,
         Arrival,
         Change,
@@ -77,19 +77,16 @@ pub(crate) fn switched() {
             // Who still saw it on has made its offer, or formed its pair, when this returns.
             rcu::synchronize_rcu();
             offers::withdraw_all();
-            for_each_crossing(|_| true, pairing::part);
+            part_crossing(None, pairing::part);
         }
     });
 }
 
-/// A device goes, or gets a master that segments have not passed so far: offers whose
-/// segments passed it are no good, and pairs part (invariant 4). May sleep; `rtnl_mutex`
-/// is held.
+/// A device goes, or gets a master that segments have not passed so far: pairs whose path it is
+/// on part (invariant 4). An offer that passed it finds that out when it is accepted. May
+/// sleep; `rtnl_mutex` is held.
 pub(crate) fn device_changed(by: &Change) {
-    // In this order: an offer is accepted with its bucket locked, so that what was accepted
-    // before its path was broken is in the list by now.
-    offers::break_paths(|path| path.is_changed(by));
-    for_each_crossing(|path| path.is_changed(by), pairing::part);
+    part_crossing(Some(by), pairing::part);
 }
 
 /// A segment with that mark passes a device (hook).
@@ -136,7 +133,8 @@ pub(crate) fn synack(request: &Request<'_>, again: bool, offered: Option<Mark>, 
     let mark = if again {
         offers::at(end, request.isn())
     } else {
-        offered.filter(|&mark| mark.isn == request.isn() && offers::arrived(mark, end))
+        offered
+            .filter(|&mark| mark.isn == request.isn() && offers::arrived(mark, end, request.net()))
     };
     if let Some(mark) = mark {
         // Without memory for it the client takes its offer back.
@@ -146,8 +144,8 @@ pub(crate) fn synack(request: &Request<'_>, again: bool, offered: Option<Mark>, 
 
 /// The end that connects is established, by a segment with that mark. What was not
 /// answered by another end of this host is taken back.
-pub(crate) fn opened(sock: &Sock, by: Option<Mark>) {
-    if !by.is_some_and(|mark| offers::is_answered(sock, mark)) {
+pub(crate) fn opened(sock: &Sock, by: Option<Mark>, rcu: Rcu<'_>) {
+    if !by.is_some_and(|mark| offers::is_answered(sock, mark, rcu)) {
         offers::withdraw(sock);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     },
     half::Half,
     hold::may_not_go_alone,
-    namespace::Namespace,
+    namespace,
     seq::before,
     stats::Wire,
 };
@@ -119,19 +119,22 @@ pub(crate) fn watchers(sock: &Sock, member: &Member<'_>) -> Fence {
             !member.crosses() && net.tracks_connections(rcu),
             Wire::Conntrack,
         )?;
-        unless(
-            is_filtered(member.namespace(), net)
-                || is_filtered(member.peer_namespace(), member.peer().net()),
-            Wire::Netfilter,
-        )?;
+        unless(is_filtered(net, member), Wire::Netfilter)?;
     }
     unless(sock.cgroup_judges_sent(), Wire::Cgroup)
 }
 
-/// Whether netfilter has hooks, where it must see all.
-#[inline(always)]
-fn is_filtered(namespace: &Namespace, net: &Net) -> bool {
-    namespace.is_strict() && net.has_local_hooks() != 0
+/// Whether netfilter must see all that passes between these two, of which one is in `net`,
+/// and has a hook on the way.
+fn is_filtered(net: &Net, member: &Member<'_>) -> bool {
+    let rcu = member.rcu();
+
+    namespace::is_strict(member)
+        && if member.crosses() {
+            member.is_filtered() || net.filters(rcu) || member.peer().net().filters(rcu)
+        } else {
+            net.filters_loopback(rcu)
+        }
 }
 
 /// What can be asked of a receiver without its lock.

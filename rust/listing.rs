@@ -19,7 +19,10 @@ use crate::{
         Sock, //
     },
     fence,
-    stats::Wire,
+    stats::{
+        is_told_all,
+        Wire, //
+    },
 };
 
 /// The first line.
@@ -31,7 +34,8 @@ pub(crate) fn head(seq: &SeqFile) {
 }
 
 /// The pair of `sock`, if it has a friend: once, though both ends are asked. An inode of
-/// another namespace is not told: it is 0.
+/// another namespace is not told: it is 0. Nor is why that namespace, or what lies between
+/// the two, has the wire taken ([`Wire::told`]).
 pub(crate) fn line(seq: &SeqFile, sock: &Sock, rcu: Rcu<'_>) {
     let Some(member) = Member::of(sock, rcu) else {
         return;
@@ -43,6 +47,11 @@ pub(crate) fn line(seq: &SeqFile, sock: &Sock, rcu: Rcu<'_>) {
         return;
     }
     let (sent, peer_sent) = (member.sent(), member.peer_sent());
+    let all = is_told_all(sock, &member);
+    let (path, peer_path) = (
+        fence::seen(sock, &member),
+        fence::seen(peer, &member.turned()),
+    );
 
     seq_print!(
         seq,
@@ -51,17 +60,23 @@ pub(crate) fn line(seq: &SeqFile, sock: &Sock, rcu: Rcu<'_>) {
         Address(sock.remote()),
         sock.inode(),
         if here { peer.inode() } else { 0 },
-        Path(fence::seen(sock, &member)),
-        Path(fence::seen(peer, &member.turned())),
+        Path(path.map_err(|why| if all { why } else { why.told() })),
+        Path(peer_path.map_err(|why| if all { why } else { why.told_to_receiver() })),
         sent.bytes(),
         peer_sent.bytes(),
         sent.skbs(),
         peer_sent.skbs(),
     );
     let mut before = "";
+    let mut untold = 0u32;
     for (why, name) in Wire::ALL {
-        let count = member.tally().wire(why);
+        let mut count = member.tally().wire(why);
 
+        // The one that stands for what is not told comes last.
+        if !all && why.told_of_stream() == Wire::Path {
+            untold = untold.wrapping_add(count);
+            count = if why == Wire::Path { untold } else { 0 };
+        }
         if count != 0 {
             seq_print!(seq, "{}{}={}", before, name, count);
             before = ",";

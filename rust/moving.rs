@@ -159,9 +159,9 @@ fn ask(
     mss: u32,
     nonagle: u32,
 ) -> Result<Option<Stop>, Wire> {
-    let question = member.half().question();
+    let question = member.question();
 
-    if question.is_quiet() {
+    if member.half().question().is_quiet() {
         return Ok(None);
     }
     member.half().look(s);

@@ -40,6 +40,54 @@ const REVALIDATE_MS: u32 = 1000;
 /// Of the switch: strict mode.
 const STRICT: i8 = 2;
 
+/// Whether the host's own namespace is in strict mode.
+static HOST_IS_STRICT: Atomic<bool> = Atomic::new(false);
+
+/// The same. For a pair that crosses this is asked before each move.
+#[inline(always)]
+pub(crate) fn host_is_strict() -> bool {
+    HOST_IS_STRICT.load(Relaxed)
+}
+
+/// Whether nothing that netfilter could see is moved past it between these two.
+///
+/// A pair that crosses obeys whoever of the host and the two namespaces is strict, so that
+/// none of them has a say over another's packets.
+pub(crate) fn is_strict(member: &Member<'_>) -> bool {
+    member.namespace().is_strict()
+        || (member.crosses() && (host_is_strict() || member.peer_namespace().is_strict()))
+}
+
+/// How often the direction whose sender is in `ours` asks the wire, in jiffies; 0 for never.
+///
+/// For a pair that crosses it is the shortest of what the host and the two namespaces say:
+/// what one of them sets makes it stricter for itself, and never laxer for another.
+pub(crate) fn interval(ours: &Namespace, member: &Member<'_>) -> u32 {
+    let own = ours.revalidate();
+    if !member.crosses() {
+        return own;
+    }
+    let host = Net::host().state().map_or(0, Namespace::revalidate);
+
+    shorter(
+        shorter(own, host),
+        shorter(
+            member.namespace().revalidate(),
+            member.peer_namespace().revalidate(),
+        ),
+    )
+}
+
+/// The shorter of two intervals. 0 is never, and so the longest.
+const fn shorter(a: u32, b: u32) -> u32 {
+    // The longest comes last when one is taken off, and so does 0.
+    if a.wrapping_sub(1) < b.wrapping_sub(1) {
+        a
+    } else {
+        b
+    }
+}
+
 /// At least one, unless there are none.
 fn jiffies(ms: u32) -> u32 {
     // TRUNCATE: The sysctl is bounded.
@@ -110,6 +158,9 @@ impl Namespace {
     ///
     /// Switched off, live connections go on over the wire (invariant 4).
     pub(crate) fn switched(&self, net: &Net) {
+        if net.is_host() {
+            HOST_IS_STRICT.store(self.is_strict(), Relaxed);
+        }
         if !self.on() {
             // Who still saw it on has formed its pair when this returns.
             rcu::synchronize_rcu();
@@ -180,5 +231,23 @@ impl Namespace {
         for (why, name) in Wire::ALL {
             seq_print!(seq, "wire_{} {}\n", name, self.sum(Counter::Wire(why)));
         }
+    }
+}
+
+#[kernel::macros::kunit_tests(tcp_friends_namespace)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_interval_counts() {
+        assert_eq!(shorter(50, 250), 50);
+        assert_eq!(shorter(250, 50), 50);
+    }
+
+    #[test]
+    fn never_is_the_longest_interval() {
+        assert_eq!(shorter(0, 250), 250);
+        assert_eq!(shorter(250, 0), 250);
+        assert_eq!(shorter(0, 0), 0);
     }
 }

@@ -71,7 +71,7 @@ fn is_last(sock: &Sock) -> bool {
 /// It relies on no invariant: at this moment neither end has moved anything.
 pub(crate) fn established(sock: &Sock, arrival: Arrival, mark: Option<Mark>, rcu: Rcu<'_>) {
     if sock.has_offer() {
-        crossing::opened(sock, mark);
+        crossing::opened(sock, mark, rcu);
     }
     let Some(namespace) = sock.net().state() else {
         return;
@@ -113,7 +113,13 @@ pub(crate) fn join(sock: &Sock, other: &Sock, path: Option<Path>, rcu: Rcu<'_>) 
     }
     // Only what the wire says later is heard of by asking it.
     if sock.has_ipsec(rcu) || other.has_ipsec(rcu) {
-        ours.count(Counter::Wire(Wire::Ipsec), 1);
+        // Whose policy it is only the namespace itself may know.
+        let why = if path.is_some() {
+            Wire::Path
+        } else {
+            Wire::Ipsec
+        };
+        ours.count(Counter::Wire(why), 1);
         return false;
     }
     relieve();

@@ -20,13 +20,17 @@ use kernel::sync::atomic::{
 use crate::{
     abstractions::{
         tcp_jiffies32,
+        Member,
         Tcp, //
     },
     hold::{
         may_go,
         Go, //
     },
-    namespace::Namespace,
+    namespace::{
+        self,
+        Namespace, //
+    },
 };
 
 /// When one direction of a connection asked the wire, and what became of it.
@@ -82,31 +86,49 @@ impl Question {
                 LOOK_EVERY,
             )
     }
+}
+
+/// The question of one direction, whose sender's view of the pair `member` is: it knows who
+/// decides how often it is asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    question: &'a Question,
+    member: Member<'a>,
+}
+
+impl<'a> Asker<'a> {
+    /// That of `member`.
+    #[inline(always)]
+    pub(crate) fn new(question: &'a Question, member: Member<'a>) -> Self {
+        Self { question, member }
+    }
 
     /// Whether it is time to ask, or the answer is still out.
     #[inline(always)]
-    pub(crate) fn is_due(&self, namespace: &Namespace) -> bool {
+    pub(crate) fn is_due(self, namespace: &Namespace) -> bool {
         !cfg!(tcp_friends_without = "questions")
             && passed(
-                tcp_jiffies32().wrapping_sub(self.looked.load(Relaxed)),
+                tcp_jiffies32().wrapping_sub(self.question.looked.load(Relaxed)),
                 LOOK_EVERY,
             )
             && self.has_come(namespace)
     }
 
-    /// The same, asked only when it may be so: the administrator may have set another
-    /// interval meanwhile.
+    /// The same, asked only when it may be so: an administrator may have set another
+    /// interval meanwhile, of the sender's namespace or of whoever else has a say.
     #[cold]
     #[inline(never)]
-    fn has_come(&self, namespace: &Namespace) -> bool {
+    fn has_come(self, namespace: &Namespace) -> bool {
         let now = tcp_jiffies32();
-        let interval = namespace.revalidate();
-        let since = now.wrapping_sub(self.answered.load(Relaxed));
+        let interval = namespace::interval(namespace, &self.member);
+        let since = now.wrapping_sub(self.question.answered.load(Relaxed));
 
         if passed(since, interval) {
             return true;
         }
-        self.looked.store(last_look(now, since, interval), Relaxed);
+        self.question
+            .looked
+            .store(last_look(now, since, interval), Relaxed);
         false
     }
 
@@ -118,28 +140,32 @@ impl Question {
     /// so `snd_nxt` tells. `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`. The sender's
     /// window is the largest that the peer can offer.
     pub(crate) fn ask(
-        &self,
+        self,
         s: &mut Tcp<'_>,
         namespace: &Namespace,
         mss: u32,
         nonagle: u32,
     ) -> Ask {
-        if self.open.load(Relaxed) {
-            if s.snd_nxt() == self.nxt.load(Relaxed) {
+        let question = self.question;
+
+        if question.open.load(Relaxed) {
+            if s.snd_nxt() == question.nxt.load(Relaxed) {
                 return Ask::Wire;
             }
-            self.open.store(false, Relaxed);
+            question.open.store(false, Relaxed);
             // The answer is as old as the question.
-            self.answered.store(self.asked.load(Relaxed), Relaxed);
+            question
+                .answered
+                .store(question.asked.load(Relaxed), Relaxed);
             if !self.is_due(namespace) {
                 return Ask::Nothing;
             }
         }
         let would = would_transmit(s, mss, nonagle);
         if would == Ask::Wire {
-            self.asked.store(tcp_jiffies32(), Relaxed);
-            self.nxt.store(s.snd_nxt(), Relaxed);
-            self.open.store(true, Relaxed);
+            question.asked.store(tcp_jiffies32(), Relaxed);
+            question.nxt.store(s.snd_nxt(), Relaxed);
+            question.open.store(true, Relaxed);
         }
         would
     }

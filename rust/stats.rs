@@ -74,11 +74,13 @@ pub(crate) enum Wire {
     Shape,
     /// No memory for the peer's account, for cutting an skb, or for copying one's pages.
     Memory,
+    /// What a tenant is told in place of a reason that is not its own: see [`Wire::told`].
+    Path,
 }
 
 impl Wire {
     /// How many reasons there are.
-    pub(crate) const COUNT: usize = Wire::Memory as usize + 1;
+    pub(crate) const COUNT: usize = Wire::Path as usize + 1;
 
     /// All reasons, in the order of their counters.
     pub(crate) const ALL: [(Wire, &'static CStr); Self::COUNT] = [
@@ -107,6 +109,7 @@ impl Wire {
         (Wire::Timestamp, c"timestamp"),
         (Wire::Shape, c"shape"),
         (Wire::Memory, c"memory"),
+        (Wire::Path, c"path"),
     ];
 }
 
@@ -114,6 +117,52 @@ impl Wire {
     /// Its name in `/proc` and in tracepoints.
     pub(crate) fn name(self) -> &'static CStr {
         Self::ALL.get(self as usize).map_or(c"", |(_, name)| name)
+    }
+
+    /// What the sender's namespace is told of a direction of a pair that crosses, unless it is
+    /// the host's own.
+    ///
+    /// What the stream itself or the sender's own socket gives for a reason is named. The
+    /// rest may come from the host, from a device or a namespace on the way, or from the
+    /// other end's socket, memory and cgroup. A tenant need not know who watches it, nor what
+    /// another tenant's program does, so all of these have one name.
+    pub(crate) fn told(self) -> Self {
+        match self {
+            Self::Paced | Self::Ipsec | Self::Shape => self,
+            _ => self.told_of_stream(),
+        }
+    }
+
+    /// The same, for the namespace of the receiver: what its own socket gives for a reason is
+    /// named.
+    pub(crate) fn told_to_receiver(self) -> Self {
+        match self {
+            Self::PeerState | Self::Filter | Self::Timestamp | Self::Headers | Self::Raw => self,
+            _ => self.told_of_stream(),
+        }
+    }
+
+    /// The same, where it is not known which direction it was: what both ends see in their
+    /// segments is named.
+    pub(crate) fn told_of_stream(self) -> Self {
+        match self {
+            Self::InFlight
+            | Self::Urgent
+            | Self::Fin
+            | Self::Probe
+            | Self::Ack
+            | Self::Revalidate => self,
+            _ => Self::Path,
+        }
+    }
+
+    /// What the namespace of `sock`, whose view `member` is, is told of what `sock` transmits.
+    pub(crate) fn told_by(self, sock: &Sock, member: &Member<'_>) -> Self {
+        if is_told_all(sock, member) {
+            self
+        } else {
+            self.told()
+        }
     }
 }
 
@@ -244,9 +293,18 @@ pub(crate) fn moved(sock: &Sock, member: &Member<'_>, moved: &Moved) {
     trace::moved(sock, moved.bytes, moved.skbs);
 }
 
-/// What `sock`, of that pair, has to transmit takes the wire. Any context.
+/// Whether the namespace of `sock`, whose view `member` is, may know every reason: the
+/// connection is all its own, or it is the host's.
+pub(crate) fn is_told_all(sock: &Sock, member: &Member<'_>) -> bool {
+    !member.crosses() || sock.net().is_host()
+}
+
+/// What `sock`, of that pair, has to transmit takes the wire. Any context. Its tracepoint,
+/// which is the host's, tells the reason as it is.
 pub(crate) fn fell(sock: &Sock, member: &Member<'_>, why: Wire) {
-    member.namespace().count(Counter::Wire(why), 1);
+    let told = why.told_by(sock, member);
+
+    member.namespace().count(Counter::Wire(told), 1);
     member.tally().wire[why as usize].fetch_add(1, Relaxed);
     trace::wire(sock, why.name());
 }
@@ -262,6 +320,31 @@ mod tests {
         }
         assert_eq!(Wire::InFlight.name(), c"in_flight");
         assert_eq!(Wire::Memory.name(), c"memory");
+    }
+
+    #[test]
+    fn a_tenant_is_not_told_who_watches() {
+        for why in [
+            Wire::Capture,
+            Wire::Traffic,
+            Wire::Cgroup,
+            Wire::Conntrack,
+            Wire::Netfilter,
+        ] {
+            assert_eq!(why.told(), Wire::Path);
+            assert_eq!(why.told_to_receiver(), Wire::Path);
+            assert_eq!(why.told_of_stream(), Wire::Path);
+        }
+    }
+
+    #[test]
+    fn a_tenant_is_told_of_its_own_socket_only() {
+        assert_eq!(Wire::Paced.told(), Wire::Paced);
+        assert_eq!(Wire::Paced.told_to_receiver(), Wire::Path);
+        assert_eq!(Wire::Filter.told(), Wire::Path);
+        assert_eq!(Wire::Filter.told_to_receiver(), Wire::Filter);
+        assert_eq!(Wire::Filter.told_of_stream(), Wire::Path);
+        assert_eq!(Wire::InFlight.told_to_receiver(), Wire::InFlight);
     }
 
     #[test]

@@ -147,26 +147,55 @@ stands_still()
 	check_err $? "$(($(received) - bytes)) bytes passed $1"
 }
 
-# by_wire REASON WHAT
+# by_wire REASON WHAT: it goes on, by the wire only. The containers are told that something
+# on their path is why, and not what.
 by_wire()
 {
-	local bytes
+	local bytes ns
 
 	sleep 0.2
 	bytes=$(moved)
 	goes_on "with $2"
 	[ "$(moved)" -eq "$bytes" ]
 	check_err $? "friends went past $2"
-	[ $(($(friends_stat "$a" "wire_$1") + $(friends_stat "$b" "wire_$1"))) -ge 1 ]
+	[ $(($(friends_stat "$a" wire_path) + $(friends_stat "$b" wire_path))) -ge 1 ]
 	check_err $? "no transmission was left to the wire for $2"
+	for ns in "$a" "$b"; do
+		stat_is "$ns" "wire_$1" 0 &&
+			! ip netns exec "$ns" grep -q "$1" /proc/net/tcp_friends
+		check_err $? "$ns is told of $2"
+	done
+}
+
+# interval NS|host MS
+interval()
+{
+	if [ "$1" = host ]; then
+		sysctl -q -w net.ipv4.tcp_friends_revalidate_ms="$2"
+	else
+		ip netns exec "$1" sysctl -q -w net.ipv4.tcp_friends_revalidate_ms="$2"
+	fi
+	check_err $? "sysctl failed"
+}
+
+# mode NS|host 0|1|2
+mode()
+{
+	if [ "$1" = host ]; then
+		sysctl -q -w net.ipv4.tcp_friends="$2"
+	else
+		friends_set "$1" "$2"
+	fi
+	check_err $? "sysctl failed"
 }
 
 # talk [ADDRESS]: a request and a response every other ms between $a and $b, over friends.
+# As many arguments more are friends_xfer's.
 talk()
 {
 	XFER_OUT=$(mktemp "$TMP/xfer.XXXXXX")
 	friends_xfer -t "$XFER_STALL" -S "/run/netns/$b" -C "/run/netns/$a" \
-		-a "${1:-192.0.2.2}" -r 0 -z 1000 -i 2 >"$XFER_OUT" 2>&1 &
+		-a "${1:-192.0.2.2}" -r 0 -z 1000 -i 2 "${@:2}" >"$XFER_OUT" 2>&1 &
 	XFER_PID=$!
 	within 5000 grep -q '^port' "$XFER_OUT"
 	check_err $? "friends_xfer did not start: $(cat "$XFER_OUT")"
@@ -335,11 +364,33 @@ fifty()
 # own. FRIENDS_CONNECTIONS connections, by default a few thousand.
 tenants()
 {
-	local n count i out all=() ways=() ns sum=0
+	local count out all ways ns sum=0
 
+	count=${FRIENDS_CONNECTIONS:-$(slow && echo 600 || echo 5000)}
+	setup_tenants || return
+	out=$(command tenants 192.0.2.2 "$count" "${ways[@]}" 2>&1)
+	check_err $? "$out"
+	for ns in "${all[@]}"; do
+		sum=$((sum + $(friends_stat "$ns" crossed)))
+	done
+	if [ -n "$WIRE" ]; then
+		[ "$sum" = 0 ]
+		check_err $? "$sum ends have become friends"
+		return
+	fi
+	# Of a few the friendship may come too late, or memory be short.
+	[ "$sum" -ge $((2 * count - count / 50)) ] && [ "$sum" -le $((2 * count)) ]
+	check_err $? "$sum ends of $count connections have become friends"
+}
+
+# Their namespaces are ${all[@]} and what tenants wants to know of them ${ways[@]}.
+setup_tenants()
+{
+	local n i k ns
+
+	all=() ways=()
 	cross 1 || return
 	n=$(slow && echo 3 || echo 6)
-	count=${FRIENDS_CONNECTIONS:-$(slow && echo 600 || echo 5000)}
 	h=''
 	setup_ns h
 	for ((i = 0; i < n; i++)); do
@@ -356,19 +407,72 @@ tenants()
 		sees "$ns" 192.0.2.2
 	done
 	willing "${all[@]}"
-	out=$(command tenants 192.0.2.2 "$count" "${ways[@]}" 2>&1)
-	check_err $? "$out"
-	for ns in "${all[@]}"; do
-		sum=$((sum + $(friends_stat "$ns" crossed)))
+}
+
+# teardown N: how long it takes to delete a namespace that has N devices, in ms. One
+# of them is the far end of one here. It was made first, and so goes last.
+teardown()
+{
+	local ns=teardown-$$ i start
+
+	[ -e "$TMP/never" ] || mkfifo "$TMP/never"
+	ip netns add "$ns"
+	ip link add "going$$" type veth peer name far netns "$ns" || return
+	for ((i = 0; i < $1; i++)); do
+		echo "link add type dummy"
+	done | ip -n "$ns" -batch - || return
+	start=$(timestamp_ms)
+	ip netns del "$ns"
+	while [ -e "/sys/class/net/going$$" ]; do
+		read -rt 0.002 <>"$TMP/never"
 	done
-	if [ -n "$WIRE" ]; then
-		[ "$sum" = 0 ]
-		check_err $? "$sum ends have become friends"
-		return
-	fi
-	# Of a few the friendship may come too late, or memory be short.
-	[ "$sum" -ge $((2 * count - count / 50)) ] && [ "$sum" -le $((2 * count)) ]
-	check_err $? "$sum ends of $count connections have become friends"
+	echo $(($(timestamp_ms) - start))
+}
+
+# shortest N: of some rounds of teardown.
+shortest()
+{
+	local i
+
+	for ((i = 0; i < ${FRIENDS_ROUNDS:-5}; i++)); do
+		teardown "$1" || return
+	done | sort -n | tee -a "$TMP/teardowns" | head -n 1
+}
+
+# Devices that are on nobody's path go as fast beside FRIENDS_CONNECTIONS pairs, by default
+# a few thousand, as beside none. By the clock: the shortest of a few rounds.
+many_devices()
+{
+	local count devices before beside all ways sum=0 ns
+
+	count=${FRIENDS_CONNECTIONS:-$(slow && echo 500 || echo 3000)}
+	devices=${FRIENDS_DEVICES:-$(slow && echo 50 || echo 300)}
+	setup_tenants || return
+	for ns in "${all[@]}"; do
+		ip netns exec "$ns" sysctl -q -w net.ipv4.ip_local_port_range='2000 65000'
+	done
+	teardown 10 >/dev/null
+	check_err $? "devices cannot be made"
+	before=$(shortest "$devices")
+	mkfifo "$TMP/hold"
+	command tenants --hold 192.0.2.2 "$count" "${ways[@]}" <"$TMP/hold" >"$TMP/tenants" 2>&1 &
+	TENANTS=$!
+	exec 9>"$TMP/hold"
+	within "$((20000 + count * 10))" grep -q '^made' "$TMP/tenants"
+	check_err $? "the tenants' connections are not there: $(cat "$TMP/tenants")"
+	for ns in "${all[@]}"; do
+		sum=$((sum + $(friends_stat "$ns" pairs)))
+	done
+	[ "$sum" -ge $((2 * count - count / 50)) ]
+	check_err $? "vacuous: $sum ends of $count connections have friends"
+	beside=$(shortest "$devices")
+	log_info "$friends_name.many_devices: $devices devices go in $before ms beside no pairs, in $beside ms beside $((sum / 2)): $(tr '\n' ' ' <"$TMP/teardowns")"
+	# A few hundred ms are not measured to a per cent.
+	[ "$beside" -le $((before + before / 10 + ${FRIENDS_SLACK:-40})) ]
+	check_err $? "$devices devices go in $before ms beside no pairs, in $beside ms beside $((sum / 2))"
+	exec 9>&-
+	wait "$TENANTS"
+	check_err $? "$(cat "$TMP/tenants")"
 }
 
 # Below a device, not at a bridge.
@@ -399,6 +503,28 @@ siblings()
 macvlan()
 {
 	siblings macvlan bridge
+}
+
+# What is for one device of $b is answered by another one: the first only receives, so that
+# nobody else knows of who captures there.
+macvlan_that_receives()
+{
+	local mac
+
+	WIRE=1 siblings macvlan bridge || return
+	cross 1
+	ip -n "$h" link add link low name sib_c type macvlan mode bridge
+	ip -n "$h" link set sib_c netns "$b"
+	ip -n "$b" address add 192.0.2.3/24 dev sib_c
+	ip -n "$b" link set sib_c up
+	mac=$(ip netns exec "$b" cat /sys/class/net/sib_b/address)
+	ip -n "$a" neigh replace 192.0.2.2 lladdr "$mac" dev sib_a
+	ip -n "$b" route del 192.0.2.0/24 dev sib_b
+	ip netns exec "$b" sysctl -q -w net.ipv4.conf.all.rp_filter=0 \
+		net.ipv4.conf.sib_b.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+	check_err $? "sysctl failed"
+	sees "$a" 192.0.2.2
+	unmarked "a device that only receives"
 }
 
 ipvlan()
@@ -812,6 +938,151 @@ bystander()
 	end
 }
 
+# eavesdrops NS: a third tenant that listens where $b does, and answers nothing.
+eavesdrops()
+{
+	ip netns exec "$1" nft 'table ip t { chain c {
+		type filter hook output priority 0; ip protocol tcp drop; }; }'
+	check_err $? "nft failed"
+	ip netns exec "$1" python3 - >"$TMP/eavesdropper" 2>&1 <<-END &
+		import socket, time
+		listener = socket.create_server(("$2", 5001))
+		print("ready", flush=True)
+		time.sleep(10000)
+	END
+	EAVESDROPPER=$!
+	within 20000 grep -q ready "$TMP/eavesdropper"
+	check_err $? "python3 did not start: $(cat "$TMP/eavesdropper")"
+	friends_set "$1" 1
+}
+
+# no_say DEVICE ADDRESS WHAT: $c, whose device it is, has no say in what $a and $b are to each
+# other, though it gets WHAT.
+no_say()
+{
+	local crossed syns
+
+	crossed=$(friends_stat "$a" crossed)
+	syns=$(tcp_stat "$c" InSegs)
+	between -p 5001 -n 8 -b 20000 -a "$2"
+	friends_are $((crossed + 8))
+	[ -z "${HEARS:-}" ] || [ "$(tcp_stat "$c" InSegs)" -gt "$syns" ]
+	check_err $? "vacuous: no SYN has reached the third one by $3"
+	talk "$2" -p 5001
+	ip netns exec "$c" tcpdump -i "$1" -w /dev/null tcp 2>"$TMP/tcpdump" &
+	DUMP=$!
+	within 10000 grep -q listening "$TMP/tcpdump"
+	check_err $? "tcpdump did not start"
+	friends_again "with a capture of the third one, which gets $3"
+	kill "$DUMP"
+	wait "$DUMP"
+	ip -n "$c" link del "$1"
+	friends_again "when the third one's device is gone, which got $3"
+	stat_is "$a" pairs 1
+	check_err $? "the third one has parted them by $3"
+	end
+}
+
+# A bridge that floods all that is for $b.
+floods()
+{
+	command bridge -n "$h" link set dev veth_b learning off
+	check_err $? "the bridge does not stop learning"
+	ip -n "$h" link set br0 type bridge fdb_flush
+	check_err $? "the bridge does not forget"
+}
+
+# A device without ARP takes what the bridge floods.
+third_without_arp()
+{
+	local c=''
+
+	begin_at_bridge || return
+	setup_ns c
+	attach "$c" veth_c 192.0.2.3
+	ip -n "$c" link set eth0 arp off
+	floods
+	no_say eth0 192.0.2.2 "what a bridge floods"
+}
+
+# listen_below_bridge: $c has a bridge of its own, with the addresses of $b, above the device
+# that is at the bridge of $h.
+listen_below_bridge()
+{
+	setup_ns c
+	attach "$c" veth_c 192.0.2.3
+	# Or the bridge sends it what is for $b, which then gets nothing by the wire, either.
+	command bridge -n "$h" link set dev veth_c learning off
+	ip -n "$c" address flush dev eth0
+	ip -n "$c" link add br_c address 02:00:00:00:00:02 type bridge forward_delay 0
+	ip -n "$c" link set eth0 master br_c
+	ip -n "$c" link set br_c arp off up
+	ip -n "$c" address add "$1/24" dev br_c
+	ip -n "$c" neigh replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev br_c
+	eavesdrops "$c" "$1"
+}
+
+third_below_bridge()
+{
+	local c='' HEARS=1
+
+	begin_at_bridge || return
+	listen_below_bridge 192.0.2.2
+	floods
+	no_say eth0 192.0.2.2 "what a bridge floods"
+}
+
+# The host copies what comes from $a to the third one.
+third_by_dup()
+{
+	local c='' HEARS=1
+
+	begin_at_bridge || return
+	listen_below_bridge 192.0.2.2
+	ip netns exec "$h" nft -f - <<-END
+		table netdev t {
+			chain c {
+				type filter hook ingress device veth_a priority 0
+				tcp dport 5001 dup to veth_c
+			}
+		}
+	END
+	check_err $? "nft failed"
+	no_say eth0 192.0.2.2 "what a rule copies"
+}
+
+# The host routes, and sends the third one a copy as its gateway.
+third_by_tee()
+{
+	local c='' HEARS=1
+
+	setup_routed || return
+	ip -n "$b" route add default via 198.51.100.254
+	setup_ns c
+	ip -n "$h" link add veth_c type veth peer name eth0 netns "$c"
+	ip -n "$h" address add 203.0.113.254/24 dev veth_c
+	ip -n "$h" link set veth_c up
+	ip -n "$c" address add 203.0.113.2/24 dev eth0
+	ip -n "$c" link set eth0 up
+	ip -n "$c" address add 198.51.100.2/32 dev eth0
+	ip -n "$c" route add default via 203.0.113.254
+	eavesdrops "$c" 198.51.100.2
+	if ! ip netns exec "$h" nft -f - 2>/dev/null <<-END
+		table ip t {
+			chain c {
+				type filter hook prerouting priority 0
+				iifname veth_a tcp dport 5001 dup to 203.0.113.2 device veth_c
+			}
+		}
+	END
+	then
+		retmsg="this kernel has no CONFIG_NFT_DUP_IPV4"
+		RET=$ksft_skip
+		return
+	fi
+	no_say eth0 198.51.100.2 "what a rule copies"
+}
+
 shaping()
 {
 	local where
@@ -918,6 +1189,156 @@ cable()
 	ip -n "$h" link set veth_b master br0
 	goes_on "when the port is back"
 	friends_again "when the port is back"
+	end
+}
+
+# Of the host and both ends whoever asks the wire most often decides, also of those that are
+# friends already. The others have said that it need not be asked.
+strictest()
+{
+	local who ns
+
+	begin_at_bridge || return
+	defer sysctl -q -w net.ipv4.tcp_friends_revalidate_ms=1000
+	for who in host "$a" "$b"; do
+		for ns in host "$a" "$b"; do
+			interval "$ns" 0
+		done
+		talk
+		ip -n "$h" link set veth_b down
+		sleep "$(slow && echo 3 || echo 1)"
+		friends_again "though nobody asks the wire"
+		interval "$who" "$INTERVAL"
+		sleep 0.4
+		stands_still "a device that is down, though $who wants the wire asked"
+		ip -n "$h" link set veth_b up
+		goes_on "when the device is up again"
+		friends_again "when the device is up again"
+		end
+	done
+	# The default of the host.
+	interval host 1000
+	interval "$a" 0
+	interval "$b" 0
+	talk
+	ip -n "$h" link set veth_b down
+	sleep 1.2
+	stands_still "a device that is down, though nobody has told the host otherwise"
+	ip -n "$h" link set veth_b up
+	goes_on "when the device is up again"
+	end
+}
+
+# strict_hook NS FAMILY HOOK...: whoever is strict, nothing goes past that hook.
+strict_hook()
+{
+	local in=$1 family=$2
+
+	ip netns exec "$in" nft -f - <<-END
+		table $family t {
+			chain c {
+				type filter hook ${*:3} priority 0
+			}
+		}
+	END
+	check_err $? "nft failed"
+	by_wire netfilter "a hook of $*"
+	ip netns exec "$in" nft delete table "$family" t
+	friends_again "without the hook of $*"
+}
+
+# Strict mode of the host, or of either end, at each device and in each namespace.
+strict()
+{
+	local who was
+
+	begin_at_bridge || return
+	was=$(sysctl -n net.ipv4.tcp_friends)
+	defer sysctl -q -w net.ipv4.tcp_friends="$was"
+	mode host 1
+	talk
+	ip netns exec "$h" nft 'table ip t { chain c { type filter hook forward priority 0; }; }'
+	check_err $? "nft failed"
+	friends_again "past a hook, though nobody is strict"
+	ip netns exec "$h" nft delete table ip t
+	for who in host "$a" "$b"; do
+		mode "$who" 2
+		friends_again "in strict mode of $who"
+		strict_hook "$h" bridge forward
+		mode "$who" 1
+	done
+	mode host 2
+	strict_hook "$a" ip postrouting
+	strict_hook "$b" ip6 prerouting
+	strict_hook "$h" ip forward
+	strict_hook "$h" bridge prerouting
+	strict_hook "$h" inet prerouting
+	strict_hook "$h" netdev ingress device veth_a
+	strict_hook "$h" netdev egress device veth_b
+	strict_hook "$b" netdev ingress device eth0
+	end
+}
+
+# What the host captures its tracepoint tells it, and its own namespace.
+told()
+{
+	local tracing=/sys/kernel/tracing was
+
+	begin_at_bridge || return
+	[ -e "$tracing/events" ] || mount -t tracefs nodev "$tracing"
+	mkdir "$tracing/instances/friends-told-$$"
+	check_err $? "no instance of tracefs"
+	defer rmdir "$tracing/instances/friends-told-$$"
+	tracing=$tracing/instances/friends-told-$$
+	echo 1 >"$tracing/events/tcp_friends/wire/enable"
+	talk
+	ip netns exec "$h" tcpdump -i br0 -w /dev/null tcp 2>"$TMP/tcpdump" &
+	DUMP=$!
+	within 10000 grep -q listening "$TMP/tcpdump"
+	check_err $? "tcpdump did not start"
+	by_wire capture "a capture of the host"
+	ip netns exec "$a" grep -q 'wire:path wire:path' /proc/net/tcp_friends
+	check_err $? "the list: $(ip netns exec "$a" cat /proc/net/tcp_friends)"
+	grep -q capture "$tracing/trace"
+	check_err $? "the tracepoint does not tell of the capture"
+	kill "$DUMP"
+	wait "$DUMP"
+	echo 0 >"$tracing/events/enable"
+	end
+
+	# The host's own namespace, at one end.
+	was=$(sysctl -n net.ipv4.tcp_friends)
+	defer sysctl -q -w net.ipv4.tcp_friends="$was"
+	mode host 1
+	ip link add "told$$" type veth peer name told netns "$b"
+	defer ip link del "told$$"
+	ip address add 203.0.113.1/24 dev "told$$"
+	ip -n "$b" address add 203.0.113.2/24 dev told
+	ip link set "told$$" up
+	ip -n "$b" link set told up
+	within 5000 ping -q -c 1 -W 1 203.0.113.2 >/dev/null
+	check_err $? "203.0.113.2 is not seen from the host"
+	XFER_OUT=$(mktemp "$TMP/xfer.XXXXXX")
+	friends_xfer -t "$XFER_STALL" -S "/run/netns/$b" -C /proc/1/ns/net -a 203.0.113.2 \
+		-r 0 -z 1000 -i 2 >"$XFER_OUT" 2>&1 &
+	XFER_PID=$!
+	within 5000 grep -q '^path\|^port' "$XFER_OUT"
+	check_err $? "friends_xfer did not start: $(cat "$XFER_OUT")"
+	within 5000 stat_at_least "$b" pairs 1
+	check_err $? "vacuous: they are no friends"
+	tcpdump -i "told$$" -w /dev/null tcp 2>"$TMP/tcpdump" &
+	DUMP=$!
+	within 10000 grep -q listening "$TMP/tcpdump"
+	sleep 0.5
+	grep -q '203.0.113.2.*wire:capture wire:capture' /proc/net/tcp_friends
+	check_err $? "the host is not told of its capture: $(cat /proc/net/tcp_friends)"
+	grep -q '^wire_capture [1-9]' /proc/net/tcp_friends_stat
+	check_err $? "the host's counters do not tell of its capture"
+	ip netns exec "$b" grep -q 'wire:path wire:path' /proc/net/tcp_friends &&
+		stat_is "$b" wire_capture 0
+	check_err $? "the container is told of the host's capture"
+	kill "$DUMP"
+	wait "$DUMP"
 	end
 }
 
@@ -1271,6 +1692,7 @@ for test in "${BOTH[@]}"; do
 	WIRES+=("wire_$test")
 done
 
-run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded capture bystander \
-	shaping xdp_programs cgroup queued injected tap encrypted synproxy helper ipvs_helper ipip \
+run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded many_devices macvlan_that_receives \
+	capture bystander third_without_arp third_below_bridge third_by_dup third_by_tee told \
+	strictest strict shaping xdp_programs cgroup queued injected tap encrypted synproxy helper ipvs_helper ipip \
 	gre vxlan vlan

@@ -208,11 +208,12 @@ strict()
 	local hook
 
 	begin 2 || return
-	for hook in output input; do
+	for hook in 'inet output' 'inet input' 'inet prerouting' 'inet postrouting' \
+			'netdev ingress device lo' 'netdev egress device lo'; do
 		ip netns exec "$ns" nft -f - <<-END
-			table inet t {
+			table ${hook%% *} t {
 				chain c {
-					type filter hook $hook priority 0
+					type filter hook ${hook#* } priority 0
 				}
 			}
 		END
@@ -226,11 +227,17 @@ strict()
 		check_err $? "wire_netfilter is not counted"
 		paths_are wire:netfilter
 		check_err $? "the list does not tell of netfilter"
-		ip netns exec "$ns" nft delete table inet t
+		ip netns exec "$ns" nft delete table "${hook%% *}" t
 		moves_on
 		check_err $? "strict, and friends do not go on without the hook"
 		friends_set "$ns" 1
 	done
+	# Nothing is forwarded to lo.
+	ip netns exec "$ns" nft 'table inet t { chain c { type filter hook forward priority 0; }; }'
+	check_err $? "nft failed"
+	friends_set "$ns" 2
+	moves_on
+	check_err $? "strict, and friends do not go past a hook that they do not pass"
 	stat_is "$ns" pairs 2
 	check_err $? "strict mode has parted friends"
 	! ip netns exec "$ns" sysctl -q -w net.ipv4.tcp_friends=3 2>/dev/null

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -27,8 +28,9 @@
 #define CONNECTIONS_AT_ONCE	4
 
 static const char usage_text[] =
-"usage: tenants ADDRESS CONNECTIONS SERVER-NS CLIENT-NS [SERVER-NS CLIENT-NS]...\n"
-"Prints how many connections were made, and fails when one was not right.\n";
+"usage: tenants [--hold] ADDRESS CONNECTIONS SERVER-NS CLIENT-NS [SERVER-NS CLIENT-NS]...\n"
+"Prints how many connections were made, and fails when one was not right. With --hold\n"
+"all are kept until the end of standard input.\n";
 
 struct message {
 	uint64_t tenant;
@@ -46,6 +48,7 @@ static struct tenant tenants[TENANTS_MAX];
 static struct sockaddr_in address = { .sin_family = AF_INET };
 static long wanted;
 static long begun, made, wrong;
+static bool hold;
 
 static void die(const char *what)
 {
@@ -89,7 +92,8 @@ static void *serve(void *arg)
 			m.tenant = t->name;
 			put(fd, &m);
 		}
-		close(fd);
+		if (!hold)
+			close(fd);
 	}
 }
 
@@ -109,6 +113,8 @@ static void visit(struct tenant *t, uint64_t nonce)
 	if (m.tenant != t->name || m.nonce != nonce)
 		__atomic_fetch_add(&wrong, 1, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&made, 1, __ATOMIC_RELAXED);
+	if (hold)
+		return;
 	if (nonce & 1)
 		setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 	close(fd);
@@ -131,7 +137,17 @@ static void *connect_thread(void *arg)
 
 int main(int argc, char **argv)
 {
-	int n = (argc - 3) / 2, i, k;
+	struct rlimit limit = { 1 << 20, 1 << 20 };
+	int n, i, k;
+
+	if (argc > 1 && !strcmp(argv[1], "--hold")) {
+		hold = true;
+		argv++;
+		argc--;
+		if (setrlimit(RLIMIT_NOFILE, &limit))
+			die("setrlimit");
+	}
+	n = (argc - 3) / 2;
 
 	if (argc < 5 || argc % 2 == 0 || n > TENANTS_MAX ||
 	    inet_pton(AF_INET, argv[1], &address.sin_addr) != 1) {
@@ -171,5 +187,10 @@ int main(int argc, char **argv)
 			pthread_join(tenants[i].client[k], NULL);
 	}
 	printf("made %ld wrong %ld\n", made, wrong);
+	fflush(stdout);
+	if (hold) {
+		while (read(STDIN_FILENO, &i, sizeof(i)) > 0)
+			;
+	}
 	return wrong || made != wanted;
 }

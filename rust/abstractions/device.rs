@@ -17,10 +17,17 @@ use core::{
 use kernel::{
     bindings,
     error::to_result,
-    prelude::*, //
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
 };
 
-use super::sock::Rcu;
+use super::{
+    namespace::filters,
+    sock::Rcu, //
+};
 
 /// A network device (`struct net_device`).
 ///
@@ -43,6 +50,11 @@ impl<'a> Device<'a> {
     /// Whether this is the same device.
     pub(crate) fn is(self, other: Device<'_>) -> bool {
         self.0 == other.0
+    }
+
+    fn is_loopback(self) -> bool {
+        // SAFETY: By the type invariants it is valid, and so is its namespace.
+        unsafe { addr_of!((*self.net()).loopback_dev).read_volatile() == self.0.as_ptr() }
     }
 
     fn net(self) -> *mut bindings::net {
@@ -113,6 +125,27 @@ impl<'a> Device<'a> {
             let root = addr_of!((*self.0.as_ptr()).qdisc).read_volatile();
 
             (*root).handle as usize
+        }
+    }
+
+    /// Zero if netfilter has no hook on the device itself, for what comes in or leaves.
+    pub(crate) fn hooks(self) -> usize {
+        // SAFETY: By the type invariants the device is valid; only whether there are hooks is of
+        // interest.
+        unsafe {
+            #[cfg(CONFIG_NETFILTER_INGRESS)]
+            let ingress = addr_of!((*self.0.as_ptr()).nf_hooks_ingress)
+                .read_volatile()
+                .addr();
+            #[cfg(not(CONFIG_NETFILTER_INGRESS))]
+            let ingress = 0;
+            #[cfg(CONFIG_NETFILTER_EGRESS)]
+            let egress = addr_of!((*self.0.as_ptr()).nf_hooks_egress)
+                .read_volatile()
+                .addr();
+            #[cfg(not(CONFIG_NETFILTER_EGRESS))]
+            let egress = 0;
+            ingress | egress
         }
     }
 
@@ -205,20 +238,41 @@ impl<T, const N: usize> Few<T, N> {
     }
 }
 
+/// How often a device with that place has gone or got a master: who has noted a device, and
+/// finds another number later, knows that it may not be there any more. Nobody has to be
+/// looked for who has noted it, so that a device which is on no path goes at no cost.
+///
+/// Several devices share a place. When one of them goes the others are doubted, for the
+/// moment between a SYN and the ACK of its answer.
+static CHANGES: [Atomic<u32>; PLACES] = [const { Atomic::new(0) }; PLACES];
+
+const PLACES: usize = 1024;
+
+fn changes(dev: *mut bindings::net_device) -> &'static Atomic<u32> {
+    // Devices are a few KiB each, on pages.
+    &CHANGES[(dev.addr() >> 5 ^ dev.addr() >> 12 ^ dev.addr() >> 22) % PLACES]
+}
+
 /// The devices that a connection's segments pass, either way.
 ///
-/// It holds no reference to any: who keeps a path is told when a device goes
-/// ([`Registration`]), and then has to forget the path before that returns.
+/// It holds no reference to any. Until a pair has it the pointers are compared only. A pair
+/// gets it if no device has gone since ([`Path::changes`]), and who keeps it is told when
+/// one goes ([`Registration`]), and then has to forget the path before that returns.
 ///
 /// # Invariants
 ///
-/// The devices and their namespaces are valid for as long as their going was not told.
+/// Once a pair has it, the devices and their namespaces are valid for as long as their going
+/// was not told.
 pub(crate) struct Path {
     devices: Few<bindings::net_device, 8>,
     /// Those below a macvlan, by which nothing leaves here.
     below: Few<bindings::net_device, 1>,
     nets: Few<bindings::net, 4>,
-    /// There were more, or one has gone.
+    /// By these its segments have come to a socket.
+    received: Few<bindings::net_device, 4>,
+    /// What [`Path::changes`] was when each device was noted.
+    since: u32,
+    /// There were more.
     broken: bool,
 }
 
@@ -228,6 +282,9 @@ unsafe impl Send for Path {}
 unsafe impl Sync for Path {}
 
 impl Path {
+    /// So many it has at most.
+    pub(super) const DEVICES: usize = 8 + 1;
+
     /// No device yet.
     pub(crate) const fn new() -> Self {
         // INVARIANT: There is none.
@@ -235,6 +292,8 @@ impl Path {
             devices: Few::new(),
             below: Few::new(),
             nets: Few::new(),
+            received: Few::new(),
+            since: 0,
             broken: false,
         }
     }
@@ -242,6 +301,9 @@ impl Path {
     /// It passes this device.
     pub(crate) fn add(&mut self, device: Device<'_>) {
         let dev = device.0.as_ptr();
+        if self.has(dev) {
+            return;
+        }
         // SAFETY: By the type invariants of `Device` it is valid.
         let (state, no_queue) = unsafe {
             (
@@ -251,8 +313,9 @@ impl Path {
                     != 0,
             )
         };
-        // INVARIANT: It is registered; its going is told a grace period after it is not, and RCU is
-        // held. Until then it is in its namespace.
+        // Its going is told a grace period after it is not registered any more, and RCU is held: so
+        // if it is, and it goes, the number is another one from then on.
+        self.since = self.since.wrapping_add(changes(dev).load(Relaxed));
         let added = state == bindings::netdev_reg_state_NETREG_REGISTERED as u8
             && self.nets.add(device.net())
             && if no_queue {
@@ -272,19 +335,54 @@ impl Path {
         self.has(device.0.as_ptr())
     }
 
-    /// Whether it is another one, or none, after that.
-    pub(crate) fn is_changed(&self, by: &Change) -> bool {
-        self.has(by.device) && (by.master.is_null() || !self.has(by.master))
+    /// A segment has come by this device to a socket. In the end it has to be one of those that
+    /// it passes, or somebody receives who is not noticed: a macvlan does, by which nothing
+    /// leaves.
+    pub(crate) fn received_by(&mut self, device: Device<'_>) {
+        if device.is_loopback() {
+            // Nothing is forwarded to that one.
+            self.add(device);
+        }
+        self.broken |= !self.received.add(device.0.as_ptr());
     }
 
-    /// It is no good any more.
-    pub(crate) fn break_off(&mut self) {
-        self.broken = true;
+    /// Whether it is another one, or none, after that.
+    pub(super) fn is_changed(&self, by: &Change) -> bool {
+        self.has(by.device) && (by.master.is_null() || !self.has(by.master))
     }
 
     /// Whether all its devices are known.
     pub(crate) fn is_whole(&self) -> bool {
-        !self.broken && self.devices.len != 0
+        !self.broken
+            && self.devices.len != 0
+            && self.received.known().iter().all(|&dev| self.has(dev))
+    }
+
+    /// Whether these are the same devices, met in the same order.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.devices.known() == other.devices.known()
+            && self.below.known() == other.below.known()
+            && self.nets.known() == other.nets.known()
+    }
+
+    fn noted(&self) -> impl Iterator<Item = *mut bindings::net_device> + '_ {
+        Iterator::chain(self.devices.known().iter(), self.below.known()).copied()
+    }
+
+    /// The addresses of its devices, which only tell them from others.
+    pub(super) fn addrs(&self) -> impl Iterator<Item = usize> + '_ {
+        self.noted().map(|dev| dev.addr())
+    }
+
+    /// How often its devices have changed so far, with those that share their places.
+    pub(super) fn changes(&self) -> u32 {
+        self.noted()
+            .fold(0, |sum, dev| sum.wrapping_add(changes(dev).load(Relaxed)))
+    }
+
+    /// How often they had when they were noted.
+    pub(super) fn since(&self) -> u32 {
+        self.since
     }
 
     /// Zero if nobody captures packets on its way.
@@ -324,6 +422,21 @@ impl Path {
             }) | each(&self.below, rcu).fold(0, |sum, device| {
                 sum | device.programs() | device.driver_programs()
             })
+        }
+    }
+
+    /// Whether netfilter has a hook on one of its devices, or for any packet of a namespace
+    /// that it passes.
+    ///
+    /// # Safety
+    ///
+    /// As for `taps`.
+    pub(super) unsafe fn is_filtered(&self, rcu: Rcu<'_>) -> bool {
+        // SAFETY: As above.
+        unsafe {
+            self.nets.known().iter().any(|&net| filters(net, rcu))
+                || each(&self.devices, rcu).any(|dev| dev.hooks() != 0)
+                || each(&self.below, rcu).any(|dev| dev.hooks() != 0)
         }
     }
 
@@ -368,10 +481,18 @@ unsafe fn each<'a, const N: usize>(
 
 /// A device goes, or leaves its namespace; or comes below another one, as a port comes to
 /// a bridge.
+#[derive(Clone, Copy)]
 pub(crate) struct Change {
     device: *mut bindings::net_device,
     /// The other one; null if the device goes.
     master: *mut bindings::net_device,
+}
+
+impl Change {
+    /// The address of the device.
+    pub(super) fn addr(&self) -> usize {
+        self.device.addr()
+    }
 }
 
 /// Changes of devices are told for as long as this lives.
@@ -445,6 +566,8 @@ unsafe extern "C" fn event(
         }
         _ => return DONE,
     };
+    // Before pairs are looked for: see `Path::changes`.
+    changes(device).fetch_add(1, Relaxed);
     crate::crossing::device_changed(&Change { device, master });
     DONE
 }

@@ -67,7 +67,11 @@ use super::{
 };
 use crate::{
     half::Half,
-    namespace::Namespace,
+    namespace::{
+        host_is_strict,
+        Namespace, //
+    },
+    revalidate::Asker,
     stats::{
         Sent,
         Tally, //
@@ -212,7 +216,7 @@ impl Pair {
             return false;
         }
         let crossing = match path {
-            Some(path) => match KBox::new(Crossing::new(path), GFP_ATOMIC | __GFP_NOWARN) {
+            Some(path) => match Crossing::new(path) {
                 Ok(crossing) => Some(crossing),
                 Err(_) => return false,
             },
@@ -245,23 +249,29 @@ impl Pair {
         // after the critical section that `_rcu` stands for.
         let this = unsafe { &*raw };
 
-        if !this.set(Side::A) {
+        let mut both = false;
+        let mut meet = || {
+            let first = this.set(Side::A);
+
+            both = first && this.set(Side::B);
+            first
+        };
+        let met = match &this.crossing {
+            // SAFETY: It is the pair's, just made, and taken out by `dissolve`.
+            Some(crossing) => unsafe { crossing.link(raw, meet) },
+            None => meet(),
+        };
+        if !met {
             // SAFETY: Nobody else has seen it.
             drop(unsafe { KBox::from_raw(raw) });
             return false;
         }
-        if !this.set(Side::B) {
+        if !both {
             return !this.dissolve();
         }
-        if let Some(crossing) = &this.crossing {
-            // SAFETY: It is the pair's, and taken back by `dissolve`, or below.
-            unsafe { crossing.link(raw) };
-        }
         if field(&this.socks[0]).load(Relaxed) != this.tagged(Side::A) {
-            // Dissolved since: B's may not have been there yet to be cleared, nor the pair in the
-            // list. Who was there before us has cleared A's before it took the list's lock.
+            // Dissolved since: B's may not have been there yet to be cleared.
             this.clear(Side::B);
-            this.unlink();
             return true;
         }
         if this
@@ -389,12 +399,12 @@ impl<'a> Member<'a> {
     /// Whether only the path has to be asked.
     #[inline(always)]
     pub(crate) fn asks_path(&self) -> bool {
-        self.pair.besides.load(Relaxed) == PATH
+        self.pair.besides.load(Relaxed) == PATH && !host_is_strict()
     }
 
     /// Whether all that there is has to be asked.
     pub(crate) fn asks_all(&self) -> bool {
-        self.pair.besides.load(Relaxed) == ALL
+        self.pair.besides.load(Relaxed) == ALL || (self.crosses() && host_is_strict())
     }
 
     /// From now on it has to be.
@@ -477,6 +487,18 @@ impl<'a> Member<'a> {
     #[inline(always)]
     pub(crate) fn nobody_waits(&self) -> bool {
         !(self.half().waits() | self.peer_half().waits())
+    }
+
+    /// Whether netfilter has a hook for what goes the way of one that crosses.
+    pub(crate) fn is_filtered(&self) -> bool {
+        // SAFETY: As above.
+        self.way(|path, rcu| unsafe { path.is_filtered(rcu) })
+    }
+
+    /// Whether the wire still lets us.
+    #[inline(always)]
+    pub(crate) fn question(&self) -> Asker<'a> {
+        Asker::new(self.half().question(), *self)
     }
 
     /// What both have done.

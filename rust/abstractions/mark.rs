@@ -24,27 +24,43 @@ use super::{
 };
 
 /// Who connects (`struct tcp_friends_mark`).
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) struct Mark {
     /// Never used before, and never again.
-    pub(crate) token: u64,
+    token: u64,
     /// The initial sequence number of the end that connects.
     pub(crate) isn: u32,
+    /// The number of the device by which the segment has come to a socket, in the socket's
+    /// namespace; else 0.
+    pub(crate) came_by: c_int,
+}
+
+impl PartialEq for Mark {
+    /// Whether it is of one connection, however each has come.
+    fn eq(&self, other: &Self) -> bool {
+        self.token == other.token && self.isn == other.isn
+    }
 }
 
 impl Mark {
+    /// That of a SYN to be.
+    pub(super) fn new(token: u64, isn: u32) -> Self {
+        Self {
+            token,
+            isn,
+            came_by: 0,
+        }
+    }
+
     /// # Safety
     ///
     /// `mark` is null or valid.
     pub(super) unsafe fn from_raw(mark: *const bindings::tcp_friends_mark) -> Option<Self> {
         // SAFETY: By the function's safety requirements.
-        unsafe { mark.as_ref() }.map(|mark| Self {
-            token: mark.token,
-            isn: mark.isn,
-        })
+        unsafe { mark.as_ref() }.map(|mark| Self::new(mark.token, mark.isn))
     }
 
-    /// The mark of a segment, if it has one.
+    /// The mark of a segment that a socket has received, if it has one.
     ///
     /// # Safety
     ///
@@ -54,8 +70,14 @@ impl Mark {
             return None;
         }
         // SAFETY: By the function's safety requirements; an extension is valid for as long as its
-        // skb.
-        unsafe { Self::from_raw(bindings::tcp_friends_marked(skb)) }
+        // skb. The number stays when TCP clears the skb's pointer to the device.
+        let (mark, came_by) = unsafe {
+            (
+                Self::from_raw(bindings::tcp_friends_marked(skb)),
+                (*skb).__bindgen_anon_4.headers.as_ref().skb_iif,
+            )
+        };
+        mark.map(|mark| Self { came_by, ..mark })
     }
 }
 

@@ -22,9 +22,10 @@
 //! a lock of the table of established sockets, which TCP takes inside a spinlock.
 //! Nobody takes ownership of a socket here.
 //!
-//! Innermost are the locks of [`offers`] and, inside them, of the list of pairs that cross:
-//! with one of them held no other is taken. Who tells that a device goes holds `rtnl_mutex`
-//! ([`device`]), outside of both; a socket's spinlock may be held outside of them, too.
+//! Innermost are the locks of [`offers`] and, inside them, that of the ways of pairs that
+//! cross ([`crossings`]): with the latter held no other is taken. Who tells that a device goes
+//! holds `rtnl_mutex` ([`device`]), outside of both; a socket's spinlock may be held outside
+//! of them, too.
 //! A mutex ([`one_at_a_time`]), outermost of all, is held while `net.ipv4.tcp_friends_cross`
 //! takes effect; `rtnl_mutex` is not taken inside it, nor it inside that.
 //!
@@ -48,8 +49,8 @@ mod spent;
 pub(crate) mod trace;
 
 pub(crate) use crossings::{
-    for_each_crossing,
-    one_at_a_time, //
+    one_at_a_time,
+    part_crossing, //
 };
 pub(crate) use device::{
     Change,

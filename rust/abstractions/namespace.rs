@@ -104,9 +104,24 @@ impl Net {
         unsafe { (*self.raw()).net_cookie }
     }
 
-    /// Whether it is the one that the host began with.
-    fn is_init(&self) -> bool {
-        core::ptr::eq(self.raw(), core::ptr::addr_of_mut!(bindings::init_net))
+    /// The one that the host began with.
+    pub(crate) fn host() -> &'static Self {
+        // SAFETY: `init_net` is initialised long before a module is loaded, and never goes.
+        unsafe { Self::from_raw(core::ptr::addr_of_mut!(bindings::init_net)) }
+    }
+
+    /// Whether it is that one.
+    pub(crate) fn is_host(&self) -> bool {
+        core::ptr::eq(self, Self::host())
+    }
+
+    /// Its device with that number.
+    pub(crate) fn device<'a>(&'a self, index: c_int, rcu: Rcu<'a>) -> Option<Device<'a>> {
+        // SAFETY: The namespace is valid, and RCU is held.
+        let dev = unsafe { bindings::dev_get_by_index_rcu(self.raw(), index) };
+
+        // SAFETY: What is found so is freed a grace period after it is gone.
+        Some(unsafe { Device::new(NonNull::new(dev)?, rcu) })
     }
 
     /// Whether connection tracking is on, for either kind of address.
@@ -126,28 +141,21 @@ impl Net {
         }
     }
 
-    /// Zero if netfilter has no hook where packets of this host leave and arrive.
-    #[cfg(CONFIG_NETFILTER)]
+    /// Whether netfilter has a hook where the loopback device's packets pass: as they leave,
+    /// come in, and arrive, and on the device itself.
     #[inline(never)]
-    pub(crate) fn has_local_hooks(&self) -> usize {
-        const OUT: usize = bindings::nf_inet_hooks_NF_INET_LOCAL_OUT as usize;
-        const IN: usize = bindings::nf_inet_hooks_NF_INET_LOCAL_IN as usize;
+    pub(crate) fn filters_loopback(&self, rcu: Rcu<'_>) -> bool {
+        // SAFETY: The namespace is valid.
+        let hooked = unsafe { is_hooked(self.raw(), &OF_THIS_HOST, rcu) };
 
-        // SAFETY: The namespace is valid; only whether there are hooks is of interest.
-        unsafe {
-            let nf = addr_of!((*self.raw()).nf);
-
-            [OUT, IN].iter().fold(0, |sum, &hook| {
-                sum | addr_of!((*nf).hooks_ipv4[hook]).read_volatile().addr()
-                    | addr_of!((*nf).hooks_ipv6[hook]).read_volatile().addr()
-            })
-        }
+        hooked || self.loopback(rcu).is_none_or(|lo| lo.hooks() != 0)
     }
 
-    /// Zero: there is no netfilter.
-    #[cfg(not(CONFIG_NETFILTER))]
-    pub(crate) fn has_local_hooks(&self) -> usize {
-        0
+    /// Whether netfilter has a hook for packets of any device of this namespace, bridges
+    /// and packets that are forwarded included.
+    pub(crate) fn filters(&self, rcu: Rcu<'_>) -> bool {
+        // SAFETY: The namespace is valid.
+        unsafe { filters(self.raw(), rcu) }
     }
 
     /// Whether connection tracking is on: there is none.
@@ -156,6 +164,113 @@ impl Net {
     pub(crate) fn tracks_connections(&self, _rcu: Rcu<'_>) -> bool {
         false
     }
+}
+
+/// Where packets pass that this host sends to itself.
+const OF_THIS_HOST: [c_uint; 4] = [
+    bindings::nf_inet_hooks_NF_INET_PRE_ROUTING,
+    bindings::nf_inet_hooks_NF_INET_LOCAL_IN,
+    bindings::nf_inet_hooks_NF_INET_LOCAL_OUT,
+    bindings::nf_inet_hooks_NF_INET_POST_ROUTING,
+];
+
+/// Whether netfilter has a hook there, for IPv4 or IPv6.
+///
+/// # Safety
+///
+/// `net` is a valid namespace.
+#[cfg(CONFIG_NETFILTER)]
+unsafe fn is_hooked(net: *const bindings::net, places: &[c_uint], _rcu: Rcu<'_>) -> bool {
+    places.iter().any(|&place| {
+        // SAFETY: By the function's safety requirements the namespace is valid, and the places are
+        // of its arrays, which are freed a grace period after they were replaced; RCU is held.
+        unsafe {
+            let nf = addr_of!((*net).nf);
+            let (v4, v6) = (
+                addr_of!((*nf).hooks_ipv4[place as usize]).read_volatile(),
+                addr_of!((*nf).hooks_ipv6[place as usize]).read_volatile(),
+            );
+
+            has_hook(v4) || has_hook(v6)
+        }
+    })
+}
+
+/// There is no netfilter.
+///
+/// # Safety
+///
+/// None.
+#[cfg(not(CONFIG_NETFILTER))]
+unsafe fn is_hooked(_net: *const bindings::net, _places: &[c_uint], _rcu: Rcu<'_>) -> bool {
+    false
+}
+
+/// Whether there is any hook but those of `br_netfilter`. These stand in each namespace that
+/// has a bridge, and have no say of their own: they take what a bridge forwards past the
+/// hooks of IPv4 and IPv6, which are asked for besides.
+///
+/// # Safety
+///
+/// `hooks` is null or an array of hooks, in an RCU read-side critical section.
+#[cfg(CONFIG_NETFILTER)]
+unsafe fn has_hook(hooks: *const bindings::nf_hook_entries) -> bool {
+    if hooks.is_null() {
+        return false;
+    }
+    // SAFETY: By the function's safety requirements; as in `has_tracker`.
+    unsafe {
+        let ops = bindings::nf_hook_entries_get_hook_ops(hooks);
+
+        (0..usize::from((*hooks).num_hook_entries)).any(|i| !is_of_br_netfilter(&**ops.add(i)))
+    }
+}
+
+/// Told by all that is known of `br_nf_ops`, since its functions have no names here. Tables
+/// and programs have a type or data of their own.
+#[cfg(CONFIG_NETFILTER)]
+fn is_of_br_netfilter(ops: &bindings::nf_hook_ops) -> bool {
+    const PRE_ROUTING: c_uint = bindings::nf_inet_hooks_NF_INET_PRE_ROUTING;
+    const LOCAL_IN: c_uint = bindings::nf_inet_hooks_NF_INET_LOCAL_IN;
+    const FORWARD: c_uint = bindings::nf_inet_hooks_NF_INET_FORWARD;
+    const POST_ROUTING: c_uint = bindings::nf_inet_hooks_NF_INET_POST_ROUTING;
+    const BRIDGE: c_uint = bindings::NFPROTO_BRIDGE;
+    const IPV4: c_uint = bindings::NFPROTO_IPV4;
+    const IPV6: c_uint = bindings::NFPROTO_IPV6;
+
+    ops.hook_ops_type() == bindings::nf_hook_ops_type_NF_HOOK_OP_UNDEFINED
+        && ops.priv_.is_null()
+        && matches!(
+            (c_uint::from(ops.pf), ops.hooknum, ops.priority),
+            // NF_BR_PRI_BRNF, NF_BR_PRI_LAST, NF_IP_PRI_FIRST.
+            (BRIDGE, PRE_ROUTING | FORWARD, 0)
+                | (BRIDGE, LOCAL_IN | POST_ROUTING, c_int::MAX)
+                | (IPV4 | IPV6, PRE_ROUTING, c_int::MIN)
+        )
+}
+
+/// Whether netfilter has a hook for packets of any device of that namespace.
+///
+/// # Safety
+///
+/// `net` is a valid namespace.
+pub(super) unsafe fn filters(net: *const bindings::net, rcu: Rcu<'_>) -> bool {
+    const FORWARD: c_uint = bindings::nf_inet_hooks_NF_INET_FORWARD;
+
+    #[cfg(CONFIG_NETFILTER_FAMILY_BRIDGE)]
+    // SAFETY: By the function's safety requirements the namespace is valid; the arrays are freed a
+    // grace period after they were replaced, and RCU is held.
+    let of_bridges = unsafe {
+        let all = addr_of!((*net).nf.hooks_bridge);
+
+        (0..bindings::nf_inet_hooks_NF_INET_NUMHOOKS as usize)
+            .any(|place| has_hook(addr_of!((*all)[place]).read_volatile()))
+    };
+    #[cfg(not(CONFIG_NETFILTER_FAMILY_BRIDGE))]
+    let of_bridges = false;
+
+    // SAFETY: By the function's safety requirements.
+    of_bridges || unsafe { is_hooked(net, &OF_THIS_HOST, rcu) || is_hooked(net, &[FORWARD], rcu) }
 }
 
 /// Whether the connection tracker is among the hooks of packets that leave. It is
@@ -267,7 +382,7 @@ impl Slot {
                 net,
                 c"net/ipv4".as_char_ptr(),
                 addr_of!((*slot).tables).cast(),
-                Tables::COUNT - usize::from(!Net::from_raw(net).is_init()),
+                Tables::COUNT - usize::from(!Net::from_raw(net).is_host()),
             );
             let stat = bindings::proc_create_net_single(
                 STAT.as_char_ptr(),

@@ -14,7 +14,7 @@
 //! # Locks
 //!
 //! Each bucket has a spinlock, taken with bottom halves off. Inside it, nothing but the
-//! list of pairs that cross ([`crossings`](super::crossings)) is locked. No lock of a
+//! ways of pairs that cross ([`crossings`](super::crossings)) are locked. No lock of a
 //! socket is needed or taken: the field is changed by `cmpxchg()`, as by everybody.
 
 use core::{
@@ -38,7 +38,7 @@ use kernel::{
             Relaxed,
             Release, //
         },
-        SpinLock,
+        rcu, SpinLock,
     },
 };
 
@@ -53,6 +53,7 @@ use super::{
         End,
         Mark, //
     },
+    namespace::Net,
     sock::{
         Rcu,
         Sock, //
@@ -165,10 +166,7 @@ fn hash(isn: u32) -> usize {
 /// Not if it has one, or a friend, or there are too many or no memory; that is charged to the cgroup of
 /// the calling task.
 pub(crate) fn make(sock: &Sock, isn: u32) -> Option<Mark> {
-    let mark = Mark {
-        token: TOKEN.fetch_add(1, Relaxed).wrapping_add(1),
-        isn,
-    };
+    let mark = Mark::new(TOKEN.fetch_add(1, Relaxed).wrapping_add(1), isn);
     let offer = KBox::new(
         Offer {
             mark,
@@ -225,31 +223,27 @@ pub(crate) fn passes(mark: Mark, device: Device<'_>) {
     });
 }
 
-/// For each offer's path: what `f` says of it may be that it is no good any more.
-pub(crate) fn break_paths(f: impl Fn(&Path) -> bool) {
-    for isn in 0..BUCKETS as u32 {
-        with(isn, |chain| {
-            let mut at = chain.first.as_deref_mut();
-            while let Some(offer) = at {
-                if f(&offer.path) {
-                    offer.path.break_off();
-                }
-                at = offer.next.as_deref_mut();
-            }
-        });
-    }
-}
-
-/// The SYN with that mark has arrived at that end. Returns whether it was the mark of
-/// an offer that there is.
-pub(crate) fn arrived(mark: Mark, end: End) -> bool {
+/// The SYN with that mark has arrived at that end, in `net`. Returns whether it was the mark
+/// of an offer that there is, and that has not arrived elsewhere before: a copy of the SYN
+/// may reach somebody else who listens at the same address.
+pub(crate) fn arrived(mark: Mark, end: End, net: &Net) -> bool {
+    let _guard = rcu::read_lock();
+    // SAFETY: The guard lives until the end of the function.
+    let rcu = unsafe { Rcu::new() };
+    let Some(device) = net.device(mark.came_by, rcu) else {
+        return false;
+    };
     with(mark.isn, |chain| {
-        chain
-            .find(|offer| offer.mark == mark)
-            .map(|offer| offer.end = Some(end))
-            .is_some()
+        let offer = chain.find(|offer| offer.mark == mark)?;
+        if offer.end.is_some_and(|known| known != end) {
+            return None;
+        }
+        offer.end = Some(end);
+        offer.path.received_by(device);
+        Some(())
     })
-    .unwrap_or(false)
+    .flatten()
+    .is_some()
 }
 
 /// The mark of the offer that has arrived at that end.
@@ -262,12 +256,16 @@ pub(crate) fn at(end: End, isn: u32) -> Option<Mark> {
 }
 
 /// Whether `sock` has an offer, which has arrived, and that segment answers it.
-pub(crate) fn is_answered(sock: &Sock, by: Mark) -> bool {
+pub(crate) fn is_answered(sock: &Sock, by: Mark, rcu: Rcu<'_>) -> bool {
+    let Some(device) = sock.net().device(by.came_by, rcu) else {
+        return false;
+    };
     with(by.isn, |chain| {
-        chain
-            .find(|offer| offer.mark == by)
-            .is_some_and(|offer| offer.sock == sock.into() && offer.end.is_some())
+        let offer = chain.find(|offer| offer.mark == by)?;
+        offer.path.received_by(device);
+        Some(offer.sock == sock.into() && offer.end.is_some())
     })
+    .flatten()
     .unwrap_or(false)
 }
 
@@ -279,7 +277,7 @@ pub(crate) fn is_late(sock: &Sock) -> bool {
 }
 
 /// Takes the offer that has arrived at that end, and calls `f` for its socket and its
-/// path, before a device that it passes is told to be gone.
+/// path, with the bucket locked.
 pub(crate) fn accept<R>(
     end: End,
     isn: u32,
