@@ -8,6 +8,7 @@ use kernel::warn_on;
 
 use crate::{
     abstractions::{
+        Device,
         Head,
         Member,
         Net,
@@ -69,6 +70,11 @@ fn route(sock: &Sock, half: &Half, member: &Member<'_>) -> Fence {
 /// Finds out about the routes of both ends, of which `sock` is the one whose view `member` is, so
 /// that the first message need not.
 pub(crate) fn learn_routes(sock: &Sock, member: &Member<'_>) {
+    // A tracker may translate addresses behind the route, so that its device is not one of the
+    // path. The handshake went that way.
+    for (end, half) in [(sock, member.half()), (member.peer(), member.peer_half())] {
+        half.set_home(end.route_device(member.rcu()).map_or(0, Device::id));
+    }
     // What is not fit is told when something has to be moved.
     let _ = new_route(sock, member.half(), member);
     let _ = new_route(member.peer(), member.peer_half(), member);
@@ -84,7 +90,7 @@ fn new_route(sock: &Sock, half: &Half, member: &Member<'_>) -> Fence {
     unless(sock.has_ipsec(rcu), Wire::Ipsec)?;
     let leads_there = sock.route_device(rcu).is_some_and(|device| {
         if member.crosses() {
-            member.passes(device)
+            member.passes(device) || device.id() == half.home()
         } else {
             sock.net().loopback(rcu).is_some_and(|lo| lo.is(device))
         }

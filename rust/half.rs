@@ -31,6 +31,8 @@ pub(crate) struct Half {
     acked: Atomic<u32>,
     /// The route that was last found fit ([`Sock::route_id`]).
     route: Atomic<usize>,
+    /// The device that the route led to when the pair was formed; 0 is none.
+    home: Atomic<usize>,
     /// How many bytes it had sent when its rate was last looked at, modulo 2^32.
     sampled: Atomic<u32>,
     /// When that was, in jiffies.
@@ -65,6 +67,7 @@ impl Half {
             pushing: Atomic::new(Pushing::Not as i8),
             acked: Atomic::new(sock.peek_rcv_nxt()),
             route: Atomic::new(NO_ROUTE),
+            home: Atomic::new(0),
             sampled: Atomic::new(0),
             sampled_at: Atomic::new(tcp_jiffies32()),
             question: Question::new(interval),
@@ -104,6 +107,16 @@ impl Half {
     /// That route is fit, which is not 0.
     pub(crate) fn set_route(&self, id: usize) {
         self.route.store(id, Relaxed);
+    }
+
+    /// The device that the route led to when the pair was formed.
+    pub(crate) fn home(&self) -> usize {
+        self.home.load(Relaxed)
+    }
+
+    /// It leads to that device now, as the pair is formed.
+    pub(crate) fn set_home(&self, device: usize) {
+        self.home.store(device, Relaxed);
     }
 
     /// What a transmission answers now.

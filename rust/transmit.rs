@@ -28,8 +28,8 @@
 //!   ([`fence`]), and then the wire carries both.
 //! - *A segment of the peer's lags behind*, in our backlog or on its way, while we move bytes
 //!   past it: it acknowledges less than we know. TCP drops what lags by more than the largest
-//!   window (RFC 5961, section 5.2), so we do not get further ahead than that
-//!   ([`fence::receiver`]).
+//!   window (RFC 5961, section 5.2). So an owner with a backlog works that off first, when it lets
+//!   go, and nobody gets further ahead than a window of data on its way ([`fence::receiver`]).
 
 use crate::{
     abstractions::{
@@ -146,6 +146,12 @@ fn go(caller: Caller<'_>, member: &Member<'_>, mss: u32, nonagle: u32) -> Result
     let (mut s, guard) = match caller {
         Caller::Task(own) => {
             owned = own;
+            if owned.has_backlog() {
+                // What waits there must not lag behind by more than a window.
+                owned.look_when_released();
+                member.half().set_waits(true);
+                return Ok(Stop::Busy);
+            }
             let mut s = owned.tcp();
             fenced = fence::sender(&s, member);
             if let Err(why) = fenced {

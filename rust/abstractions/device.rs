@@ -52,6 +52,11 @@ impl<'a> Device<'a> {
         self.0 == other.0
     }
 
+    /// A number by which it is known for as long as it is there, and which is not 0.
+    pub(crate) fn id(self) -> usize {
+        self.0.addr().get()
+    }
+
     fn is_loopback(self) -> bool {
         // SAFETY: By the type invariants it is valid, and so is its namespace.
         unsafe { addr_of!((*self.net()).loopback_dev).read_volatile() == self.0.as_ptr() }

@@ -822,6 +822,19 @@ impl<'a> Owned<'a> {
         Self(sock, NotThreadSafe)
     }
 
+    /// Whether segments wait until the owner lets go.
+    pub(crate) fn has_backlog(&self) -> bool {
+        // SAFETY: The socket is valid; a pointer that others change, of which only whether it is
+        // set is of interest.
+        !unsafe { addr_of!((*self.0.raw()).sk_backlog.tail).read_volatile() }.is_null()
+    }
+
+    /// The owner shall look what there is to be moved when it lets go
+    /// (`tcp_friends_released()`).
+    pub(crate) fn look_when_released(&mut self) {
+        look_when_released(self.0);
+    }
+
     /// Takes the peer's spinlock. Waits for it: we hold no spinlock ourselves.
     ///
     /// The unique borrow sees to it that a second one cannot be taken.
@@ -862,17 +875,21 @@ impl<'a> Spinlocked<'a> {
 
 impl Busy<'_> {
     /// Its owner shall look what there is to be moved when it lets go
-    /// (`tcp_friends_released()`).
+    /// (`tcp_friends_released()`). It has yet to do so, since we hold the spinlock.
     pub(crate) fn look_when_released(&mut self) {
-        // SAFETY: The socket is valid; the flags are changed atomically by everybody, and the
-        // spinlock is held, so that the owner has yet to look at them.
-        unsafe {
-            bindings::set_bit(
-                bindings::tsq_enum_TCP_FRIEND_DEFERRED as usize,
-                addr_of_mut!((*self.0.raw()).sk_tsq_flags),
-            )
-        };
+        look_when_released(self.0);
     }
+}
+
+/// Sets the flag that `tcp_release_cb()` looks at.
+fn look_when_released(sock: &Sock) {
+    // SAFETY: The socket is valid; the flags are changed atomically by everybody.
+    unsafe {
+        bindings::set_bit(
+            bindings::tsq_enum_TCP_FRIEND_DEFERRED as usize,
+            addr_of_mut!((*sock.raw()).sk_tsq_flags),
+        )
+    };
 }
 
 /// The TCP state of a socket, in a context that has it to itself.
