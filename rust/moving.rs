@@ -201,7 +201,9 @@ pub(crate) fn fetch(s: &mut Tcp<'_>, p: &mut Tcp<'_>, member: &Member<'_>) -> Mo
             Pushing::ToWire
         }
     };
-    member.half().set_waits(answer != Pushing::Not && moved.stop != Stop::Held);
+    member
+        .half()
+        .set_waits(answer != Pushing::Not && moved.stop != Stop::Held);
     settle(s, &moved);
     if answer != Pushing::Not {
         member.half().push(s, answer);

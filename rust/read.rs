@@ -110,11 +110,7 @@ pub(crate) fn released(sock: &Sock, mut locked: Spinlocked<'_>, rcu: Rcu<'_>) ->
 /// Returns why no more was moved; nothing if they are friends no more.
 ///
 /// Relies on invariants 1 and 2, which the fences establish; keeps 3.
-fn from_peer(
-    p: &mut Tcp<'_>,
-    mut guard: SlockGuard<'_>,
-    member: &Member<'_>,
-) -> Option<Stop> {
+fn from_peer(p: &mut Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) -> Option<Stop> {
     if !member.peer_still_paired() {
         return None;
     }

@@ -139,13 +139,7 @@ impl<'a> Asker<'a> {
     /// the sender to itself and has found that nothing is in flight (invariant 2),
     /// so `snd_nxt` tells. `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`. The sender's
     /// window is the largest that the peer can offer.
-    pub(crate) fn ask(
-        self,
-        s: &mut Tcp<'_>,
-        namespace: &Namespace,
-        mss: u32,
-        nonagle: u32,
-    ) -> Ask {
+    pub(crate) fn ask(self, s: &mut Tcp<'_>, namespace: &Namespace, mss: u32, nonagle: u32) -> Ask {
         let question = self.question;
 
         if question.open.load(Relaxed) {

@@ -288,7 +288,12 @@ impl Sock {
         let dst = NonNull::new(self.cached_route())?;
 
         // SAFETY: A cached route is valid under RCU, and so is its device.
-        unsafe { Some(Device::new(NonNull::new((*dst.as_ptr()).__bindgen_anon_1.dev)?, rcu)) }
+        unsafe {
+            Some(Device::new(
+                NonNull::new((*dst.as_ptr()).__bindgen_anon_1.dev)?,
+                rcu,
+            ))
+        }
     }
 
     /// Zero if no raw socket of its namespace sees the segments of TCP.
