@@ -117,12 +117,12 @@ static void judged(struct __test_metadata *_metadata, enum ends ends,
 		SKIP(return, "no cgroups with memory at " CGROUPS);
 
 	bytes = friends_stat("bytes");
-	left = friends_stat("wire_cgroup");
+	left = fell_for("wire_cgroup");
 	prog = judge(_metadata, &j, role, 1);
 	talk(_metadata, j.client, j.server);
 	EXPECT_EQ(bytes, friends_stat("bytes"));
 	if (friends)
-		EXPECT_LT(left, friends_stat("wire_cgroup"));
+		EXPECT_LT(left, fell_for("wire_cgroup"));
 	acquit(_metadata, &j, role, prog);
 
 	/* What is dropped comes once it no longer is. */

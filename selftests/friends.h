@@ -64,6 +64,13 @@ static inline uint64_t tcp_ext(const char *name)
 	return found;
 }
 
+/* How often the wire was taken for that reason. Between containers most have one name. */
+static inline uint64_t fell_for(const char *reason)
+{
+	return friends_stat(reason) +
+	       (getenv("FRIENDS_CONTAINERS") ? friends_stat("wire_path") : 0);
+}
+
 struct witness {
 	bool friends;
 	bool told;
