@@ -45,13 +45,9 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
     // What was read was taken off the account atomically; see the races of `transmit`.
     smp_mb_after_atomic();
     if !member.peer_half().waits() {
-        // The sender looks at our memory by itself, and at the window before it takes the wire. Only
-        // one that is shut is told, lest they are parted meanwhile (invariant 3).
-        return if window::offered(&p) == 0 {
-            tell(&mut p)
-        } else {
-            Read::Done
-        };
+        // The sender looks at our memory by itself, and at our window before it takes the wire
+        // (invariant 3).
+        return Read::Done;
     }
     if !fence::has_room(sock) {
         // There is more to read, and we shall be asked again. A sender that is on the wire needs
