@@ -32,7 +32,7 @@ use crate::{
         Tcp, //
     },
     moving::MEASURED,
-    read,
+    read, window,
 };
 
 /// Reads from `sock` into `to` what a call for `len` bytes returns (hook). Returns how many
@@ -76,7 +76,7 @@ pub(crate) fn recv(
     smp_mb_after_atomic();
     if member.peer_half().waits() {
         tell(caller, copied, rcu);
-    } else if p.ack_scheduled() {
+    } else if p.ack_scheduled() || window::offered(&p) == 0 {
         p.cleanup_rbuf(copied);
     }
     copied

@@ -45,8 +45,11 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
     // What was read was taken off the account atomically; see the races of `transmit`.
     smp_mb_after_atomic();
     if !member.peer_half().waits() {
-        // The sender looks at our memory by itself, and at our window before it takes the wire
-        // (invariant 3).
+        // The sender looks at our memory by itself. Only a window that is shut is opened, which it
+        // would know of otherwise (invariant 3).
+        if window::offered(&p) == 0 {
+            open(&mut p, caller, &member);
+        }
         return Read::Done;
     }
     if !fence::has_room(sock) {
@@ -70,6 +73,33 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
         Some(Stop::Wire(_)) => tell(&mut p),
         Some(_) => Read::Done,
         None => Read::Tcp,
+    }
+}
+
+/// Opens the window of the reader `p` on both sides, if the sender is not owned: what was moved
+/// has used it up. The sender's spinlock is taken as the caller may.
+#[cold]
+#[inline(never)]
+fn open(p: &mut Tcp<'_>, caller: Caller<'_>, member: &Member<'_>) {
+    match caller {
+        Caller::Task(mut own) => renew(p, own.lock_peer(member.peer()), member),
+        Caller::Softirq(mut own) => {
+            if let Some(guard) = own.try_lock_peer(member.peer()) {
+                renew(p, guard, member);
+            }
+        }
+    }
+}
+
+/// With the sender's spinlock held, which is given back on return. Relies on invariant 2, which is
+/// looked for.
+fn renew(p: &mut Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) {
+    if let Held::Free(spinlocked) = guard.held() {
+        let mut s = spinlocked.tcp();
+
+        if member.peer_still_paired() && window::is_known(&s, p) {
+            window::renew(&mut s, p);
+        }
     }
 }
 

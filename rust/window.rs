@@ -37,7 +37,7 @@ pub(crate) const fn worn(left: u32, aim: u32) -> bool {
 
 /// What is left of the window that `p` offers.
 #[inline]
-fn offered(p: &Tcp<'_>) -> u32 {
+pub(crate) fn offered(p: &Tcp<'_>) -> u32 {
     left(p.rcv_wup(), p.rcv_wnd(), p.rcv_nxt())
 }
 
