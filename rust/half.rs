@@ -25,6 +25,8 @@ pub(crate) struct Half {
     /// It has something in its write queue that could not be moved, and whoever can move it
     /// shall do so.
     waiting: Atomic<bool>,
+    /// Its owner lets go of it, has its spinlock, and is about to take the other end's.
+    reaching: Atomic<bool>,
     /// Whether its write queue is being pushed, and what its transmission answers then.
     pushing: Atomic<i8>,
     /// What it had received when its oldest segment in flight was sent (`rcv_nxt`).
@@ -64,6 +66,7 @@ impl Half {
     pub(crate) fn new(sock: &Sock, interval: u32) -> Self {
         Self {
             waiting: Atomic::new(false),
+            reaching: Atomic::new(false),
             pushing: Atomic::new(Pushing::Not as i8),
             acked: Atomic::new(sock.peek_rcv_nxt()),
             route: Atomic::new(NO_ROUTE),
@@ -85,6 +88,17 @@ impl Half {
     #[inline(always)]
     pub(crate) fn set_waits(&self, waits: bool) {
         self.waiting.store(waits, Relaxed);
+    }
+
+    /// Whether its owner, letting go, is about to take the spinlock of the other end, which the
+    /// caller has: it will look at both ends then.
+    pub(crate) fn reaches(&self) -> bool {
+        self.reaching.load(Relaxed)
+    }
+
+    /// From now on it does, or not any more. The caller has the spinlock of this end.
+    pub(crate) fn set_reaches(&self, reaches: bool) {
+        self.reaching.store(reaches, Relaxed);
     }
 
     /// Whether the wire still lets it.

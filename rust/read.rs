@@ -35,6 +35,9 @@ use crate::{
     window,
 };
 
+/// How often the spinlock of a friend is tried: for some microseconds.
+const TRIES: u32 = 256;
+
 /// Data was read from `sock` (hook).
 #[inline]
 pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
@@ -105,33 +108,39 @@ fn renew(p: &mut Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) {
 
 /// `sock`, whose friend has found it owned, is let go by its owner, who has its spinlock (hook).
 ///
-/// Tries the friend's spinlock. Relies on no invariant, and keeps all.
+/// Tries the friend's spinlock for a while. Both owners often let go at the same moment, since each
+/// has found the other's socket owned: then each has what the other tries, and the second end
+/// leaves the work to the first.
+///
+/// Relies on no invariant, and keeps all.
 pub(crate) fn released(sock: &Sock, mut locked: Spinlocked<'_>, rcu: Rcu<'_>) -> Read {
     let Some(member) = Member::of(sock, rcu) else {
         return Read::Tcp;
     };
     let mut p = locked.tcp();
-    let Some(guard) = locked.try_lock_peer(member.peer()) else {
+    member.half().set_reaches(true);
+    let guard = locked.keep_trying_peer(member.peer(), TRIES, || {
+        // What it tries is ours, so that it has not got it yet.
+        !member.is_first() && member.peer_half().reaches()
+    });
+    member.half().set_reaches(false);
+    let Some(guard) = guard else {
+        if !member.is_first() && member.peer_half().reaches() {
+            return Read::Done;
+        }
         member.namespace().count(Counter::Nudged, 1);
         return Read::Ack;
     };
     match from_peer(&mut p, guard, &member) {
         None => Read::Tcp,
-        // It moves when it lets go.
-        Some(Stop::Busy) => Read::Done,
-        Some(_) => {
-            // What we have left ourselves.
-            if p.send_head().is_some() {
-                p.push_pending_frames();
-            }
-            Read::Done
-        }
+        Some(_) => Read::Done,
     }
 }
 
 /// Lets the sender's bytes go where they can, with its spinlock held, which is given back on
 /// return; the caller has the reader `p`, whose view `member` is. Others may wait for this
-/// socket besides the task that reads it now, so they are woken.
+/// socket besides the task that reads it now, so they are woken. And since whoever has both moves
+/// both ways, what the reader has left itself goes the other way.
 ///
 /// Returns why no more was moved; nothing if they are friends no more.
 ///
@@ -147,15 +156,20 @@ fn from_peer(p: &mut Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) ->
         }
         Held::Free(spinlocked) => {
             let mut s = spinlocked.tcp();
-            if s.send_head().is_none() {
+            let moved = if s.send_head().is_some() {
+                fetch(&mut s, p, &member.turned())
+            } else if s.packets_out() != 0 {
                 // It has gone by the wire.
-                if s.packets_out() != 0 {
-                    return Some(Stop::Wire(Wire::InFlight));
-                }
+                Moved::none(Stop::Wire(Wire::InFlight))
+            } else {
                 member.peer_half().set_waits(false);
-                return Some(Stop::Empty);
+                Moved::none(Stop::Empty)
+            };
+            if member.half().waits() && p.send_head().is_some() && fetch(p, &mut s, member).wakes()
+            {
+                s.data_ready(member.rcu());
             }
-            fetch(&mut s, p, &member.turned())
+            moved
         }
     };
     drop(guard);

@@ -15,8 +15,8 @@
 //!   ([`read::released`](crate::read::released)). The flag is set and looked at with the
 //!   peer's spinlock held, and the owner gives up with the same spinlock held in which it has
 //!   looked, so that it is not missed. Where the owner then finds us owned it sets our flag in
-//!   turn: so whoever lets go last moves. It only tries our spinlock. If that fails it sends an
-//!   ACK, which makes us transmit, and if that should be lost there is the probe timer.
+//!   turn: so whoever lets go last moves. It only tries our spinlock, for a while. If that fails
+//!   it sends an ACK, which makes us transmit, and if that should be lost there is the probe timer.
 //! - *The peer closes.* Its state is looked at under its spinlock.
 //! - *The peer is parted from us, reused, paired anew.* Asked under its
 //!   spinlock; see [`Member::peer_still_paired`].

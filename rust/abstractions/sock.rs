@@ -17,6 +17,7 @@ use core::{
 
 use kernel::{
     bindings,
+    processor::cpu_relax,
     sync::aref::{
         ARef,
         AlwaysRefCounted, //
@@ -869,6 +870,24 @@ impl<'a> Spinlocked<'a> {
     /// a spinlock ourselves.
     pub(crate) fn try_lock_peer<'s>(&'s mut self, peer: &'s Sock) -> Option<SlockGuard<'s>> {
         SlockGuard::try_one(peer)
+    }
+
+    /// The same, tried so many times, unless `in_vain` says that it is in vain: who has it gives
+    /// it back soon, unless the processor is taken from it.
+    pub(crate) fn keep_trying_peer<'s>(
+        &'s mut self,
+        peer: &'s Sock,
+        times: u32,
+        in_vain: impl Fn() -> bool,
+    ) -> Option<SlockGuard<'s>> {
+        for _ in 0..times {
+            let guard = SlockGuard::try_one(peer);
+            if guard.is_some() || in_vain() {
+                return guard;
+            }
+            cpu_relax();
+        }
+        None
     }
 
     /// The socket's TCP state.
