@@ -55,19 +55,19 @@ const AT_ONCE: usize = kernel::bindings::TCP_FRIENDS_AT_ONCE as usize;
 /// Skbs for [`AT_ONCE`] bytes.
 const SKBS: usize = 5;
 
-/// `N` filled skbs at most, in order, that are in no queue.
-struct Batch<const N: usize> {
-    skbs: [Option<Skb>; N],
+/// Filled skbs, in order, that are in no queue.
+struct Batch {
+    skbs: [Option<Skb>; SKBS],
     bytes: usize,
     truesize: u32,
 }
 
-impl<const N: usize> Batch<N> {
+impl Batch {
     /// Copies at most `want` bytes: as many as there is memory for and pages are there.
-    #[inline(always)]
+    #[inline(never)]
     fn fill(from: &mut Source<'_>, want: usize) -> Self {
         let mut batch = Batch {
-            skbs: [const { None }; N],
+            skbs: [const { None }; SKBS],
             bytes: 0,
             truesize: 0,
         };
@@ -145,14 +145,18 @@ impl<const N: usize> Batch<N> {
 
     /// What was not queued is given back to the program, and its skbs are kept for the next.
     #[inline(always)]
-    fn give_back(self, from: &mut Source<'_>, moved: usize) {
-        let rest = self.bytes.saturating_sub(moved);
-
-        if rest != 0 {
-            self.skbs.into_iter().flatten().for_each(keep);
-            from.give_back(rest);
-            relieve();
+    fn give_back(&mut self, from: &mut Source<'_>, moved: usize) {
+        if moved != self.bytes {
+            self.give_back_rest(from, moved);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn give_back_rest(&mut self, from: &mut Source<'_>, moved: usize) {
+        self.skbs.iter_mut().filter_map(Option::take).for_each(keep);
+        from.give_back(self.bytes.saturating_sub(moved));
+        relieve();
     }
 }
 
@@ -194,38 +198,20 @@ pub(crate) fn send(
         || room_for(peer, want) < want
     {
         0
-    } else if want <= Size::Large.room() {
-        send_batch::<1>(sock, &mut from, want, &member, &mut process)
     } else {
-        send_batch::<SKBS>(sock, &mut from, want, &member, &mut process)
+        let mut batch = Batch::fill(&mut from, want);
+        let moved = if batch.bytes == want {
+            commit(sock, &mut batch, &member, &mut process)
+        } else {
+            0
+        };
+        batch.give_back(&mut from, moved);
+        moved
     }
 }
 
 #[inline(always)]
-fn send_batch<const N: usize>(
-    sock: &Sock,
-    from: &mut Source<'_>,
-    want: usize,
-    member: &Member<'_>,
-    process: &mut Process<'_>,
-) -> usize {
-    let mut batch = Batch::<N>::fill(from, want);
-    let moved = if batch.bytes == want {
-        commit(sock, &mut batch, member, process)
-    } else {
-        0
-    };
-    batch.give_back(from, moved);
-    moved
-}
-
-#[inline(always)]
-fn commit<const N: usize>(
-    sock: &Sock,
-    batch: &mut Batch<N>,
-    member: &Member<'_>,
-    process: &mut Process<'_>,
-) -> usize {
+fn commit(sock: &Sock, batch: &mut Batch, member: &Member<'_>, process: &mut Process<'_>) -> usize {
     let mut peer_guard = process.lock(member.peer());
     peer_guard.incoming_cpu_update();
     let Held::Free(mut peer_locked) = peer_guard.held() else {
@@ -268,7 +254,7 @@ pub(crate) fn send_owned(
     if s.write_queue() != 0 || peer.seems_owned() || !member.nobody_waits() || want == 0 {
         return 0;
     }
-    let mut batch = Batch::<SKBS>::fill(&mut from, want);
+    let mut batch = Batch::fill(&mut from, want);
     let mut guard = owned.lock_peer(peer);
     guard.incoming_cpu_update();
     let moved = match guard.held() {

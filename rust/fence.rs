@@ -103,7 +103,7 @@ fn new_route(sock: &Sock, half: &Half, member: &Member<'_>) -> Fence {
 
 /// Whether nobody watches or governs what `sock`, whose view `member` is, sends on the
 /// wire. They come and go as they like, whoever has the socket.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn watchers(sock: &Sock, member: &Member<'_>) -> Fence {
     if cfg!(tcp_friends_without = "watchers") {
         return Ok(());
