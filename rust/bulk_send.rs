@@ -37,6 +37,7 @@ use crate::{
         Tcp, //
     },
     fast_send::may_pass,
+    fence,
     moving::{
         written_and_moved,
         Moved,
@@ -98,7 +99,7 @@ impl Batch {
     ///
     /// Relies on invariants 1 and 2, which the fences establish, and restores 1 and 3. The
     /// receiver is not woken.
-    #[inline(always)]
+    #[inline(never)]
     fn commit(
         &mut self,
         sock: &Sock,
@@ -168,7 +169,7 @@ fn room_for(peer: &Sock, want: usize) -> usize {
     let room = Size::Large.room();
     let free = peer.receive_buffer().saturating_sub(peer.receive_memory());
 
-    if free < 0 {
+    if !fence::has_room(peer) {
         return 0;
     }
     // An skb of that many bytes takes hardly more memory than that.

@@ -42,7 +42,7 @@ const fn unless(fence: bool, why: Wire) -> Fence {
 /// Whether the sender may move anything. The caller has it to itself.
 ///
 /// Establishes the sender's half of invariant 2, for as long as the caller has it.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn sender(s: &Tcp<'_>, member: &Member<'_>) -> Fence {
     // So the retransmit queue is empty.
     unless(
@@ -297,8 +297,13 @@ pub(crate) fn is_data_and_fin(head: &Head<'_>) -> bool {
 /// Whether a receiver takes one more skb: it does until what it holds fills its
 /// buffer, as TCP does for segments in its window (`tcp_can_ingest()`).
 ///
-/// So it holds at most one skb more than its buffer.
+/// So it holds at most one skb more than its buffer; than half of it, where memory is short, since
+/// there `__tcp_select_window()` offers no more. What is charged with a spinlock held passes a
+/// cgroup's `memory.max`, so that nothing else would hold it back.
 #[inline(always)]
 pub(crate) fn has_room(sock: &Sock) -> bool {
-    sock.receive_memory() <= sock.receive_buffer()
+    let memory = sock.receive_memory();
+
+    memory <= sock.receive_buffer() / 2
+        || memory <= sock.receive_buffer() && !sock.is_short_of_memory()
 }

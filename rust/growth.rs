@@ -64,6 +64,7 @@ impl Growth {
         self.seq.store(seq, Relaxed);
         self.at.store(at, Relaxed);
         size < MOST
+            && !p.sock().is_short_of_memory()
             && is_earned(read, time, size.unsigned_abs())
             && p.grow_receive_buffer(size.saturating_mul(2).min(MOST))
             && fence::has_room(p.sock())

@@ -96,6 +96,7 @@ fn next(tree: &Tree, number: u64, from: usize) -> Option<Arc<Way>> {
 struct Nodes([Option<Node>; Path::DEVICES + 1]);
 
 impl Nodes {
+    #[inline(never)]
     fn new(path: &Path) -> Result<Self, AllocError> {
         let mut nodes = [const { None }; Path::DEVICES + 1];
         let wanted = path.addrs().count().saturating_add(1);
@@ -124,6 +125,7 @@ impl Ways {
         }
     }
 
+    #[inline(never)]
     fn find(&self, path: &Path) -> Option<Arc<Way>> {
         let hash = Way::hash(path);
         let mut from = 0;
@@ -137,6 +139,7 @@ impl Ways {
         }
     }
 
+    #[inline(never)]
     fn insert(&mut self, way: &Arc<Way>, Nodes(nodes): Nodes) {
         let addr = Way::addr(way);
         let mut nodes = nodes.into_iter().flatten();
@@ -266,7 +269,8 @@ impl Crossing {
     /// # Safety
     ///
     /// `pair` owns this, was just made, and is not freed before `unlink` if this returns true.
-    pub(super) unsafe fn link(&self, pair: *const Pair, mut meet: impl FnMut() -> bool) -> bool {
+    #[inline(never)]
+    pub(super) unsafe fn link(&self, pair: *const Pair, meet: &mut dyn FnMut() -> bool) -> bool {
         let mut nodes = None;
 
         loop {

@@ -258,7 +258,7 @@ impl Pair {
         };
         let met = match &this.crossing {
             // SAFETY: It is the pair's, just made, and taken out by `dissolve`.
-            Some(crossing) => unsafe { crossing.link(raw, meet) },
+            Some(crossing) => unsafe { crossing.link(raw, &mut meet) },
             None => meet(),
         };
         if !met {

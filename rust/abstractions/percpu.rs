@@ -8,6 +8,7 @@ use core::ptr::NonNull;
 
 use kernel::{
     bindings,
+    cpu::nr_cpu_ids,
     prelude::*, //
 };
 
@@ -58,8 +59,7 @@ impl<const N: usize> PerCpuCounters<N> {
         loop {
             // SAFETY: No requirements.
             let next = unsafe { bindings::next_possible_cpu(cpu) };
-            // SAFETY: Set at boot and never changed.
-            if next >= unsafe { bindings::nr_cpu_ids } {
+            if next >= nr_cpu_ids() {
                 return sum;
             }
             // SAFETY: By the type invariants; the CPU is a possible one. A word that another CPU

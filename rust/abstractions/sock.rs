@@ -546,6 +546,13 @@ impl Sock {
         unsafe { addr_of!((*self.raw()).sk_rcvbuf).read_volatile() }
     }
 
+    /// Whether TCP is short of memory for it, or its cgroup has passed `memory.max`.
+    #[cold]
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        // SAFETY: `self` is a valid socket, whose cgroup lives as long.
+        unsafe { bindings::tcp_is_short_of_memory(self.raw()) }
+    }
+
     /// The rate that it asked for at most, in bytes a second
     /// (`SO_MAX_PACING_RATE`); the largest value is no limit.
     pub(crate) fn max_pacing_rate(&self) -> usize {

@@ -34,6 +34,7 @@ use core::ptr::{
 
 use kernel::{
     bindings,
+    cpu::nr_cpu_ids,
     prelude::*,
     sync::atomic::{
         Acquire,
@@ -209,7 +210,7 @@ fn kept() -> &'static [Kept] {
     }
     // SAFETY: It is the beginning of that many, made by `Registration::new`. They live until its
     // `drop`, which comes after the hooks and the shrinker are gone, who alone call this.
-    unsafe { core::slice::from_raw_parts(first, bindings::nr_cpu_ids as usize) }
+    unsafe { core::slice::from_raw_parts(first, nr_cpu_ids() as usize) }
 }
 
 #[inline(always)]
@@ -354,8 +355,7 @@ unsafe impl Sync for Registration {}
 impl Registration {
     /// Begins to keep them. May sleep.
     pub(crate) fn new() -> Result<Self> {
-        // SAFETY: Set at boot and never changed.
-        let cpus = unsafe { bindings::nr_cpu_ids } as usize;
+        let cpus = nr_cpu_ids() as usize;
         let mut all = KVVec::with_capacity(cpus, GFP_KERNEL)?;
         for _ in 0..cpus {
             all.push(Kept::new(), GFP_KERNEL)?;
