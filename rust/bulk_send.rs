@@ -107,12 +107,10 @@ impl Batch {
         p: &mut Tcp<'_>,
         member: &Member<'_>,
     ) -> usize {
-        let Some(Some(first)) = self.skbs.first() else {
-            return 0;
-        };
-        if !may_pass(sock, s, p, member)
+        if self.bytes == 0
+            || !may_pass(sock, s, p, member)
             || room_for(p.sock(), self.bytes) < self.bytes
-            || !p.rmem_schedule_new(first, self.truesize)
+            || !p.rmem_schedule_new(self.truesize)
         {
             return 0;
         }

@@ -177,7 +177,7 @@ fn deliver_new(
         return None;
     };
 
-    if !p.rmem_schedule_new(&skb, skb.truesize()) || skb.fill(from, rest).is_err() {
+    if !p.rmem_schedule_new(skb.truesize()) || skb.fill(from, rest).is_err() {
         keep(skb);
         from.give_back(first);
         return None;

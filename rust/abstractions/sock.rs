@@ -1138,51 +1138,54 @@ impl<'a> Tcp<'a> {
             let theirs = addr_of_mut!((*sender.raw()).sk_forward_alloc);
             let ours = addr_of_mut!((*self.0.raw()).sk_forward_alloc);
             let left = theirs.read().wrapping_add(size).wrapping_sub(pages);
+            let have = ours.read();
 
-            if left < 0 || ours.read() >= size {
+            // A receive queue that was collapsed (`tcp_collapse()`) may have taken more than there
+            // was: then the pages are not enough.
+            if left < 0 || have >= size || have < size.wrapping_sub(pages) {
                 return false;
             }
             theirs.write_volatile(left);
-            ours.write_volatile(ours.read().wrapping_add(pages));
+            ours.write_volatile(have.wrapping_add(pages));
         }
         true
     }
 
     /// Schedules memory for an skb about to be queued; fails if the protocol's
-    /// or the cgroup's limit is reached.
+    /// or the cgroup's limit is reached, also where the sender may use the memory reserves.
     pub(super) fn rmem_schedule(&mut self, head: &Head<'_>) -> bool {
-        // SAFETY: By the type invariants `sk_forward_alloc` is ours; the skb is only read.
-        unsafe { bindings::sk_rmem_schedule(self.0.raw(), head.raw(), head.truesize() as i32) }
+        // SAFETY: By the type invariants `sk_forward_alloc` is ours.
+        unsafe { bindings::__sk_rmem_schedule(self.0.raw(), head.truesize() as i32, false) }
     }
 
     /// [`Tcp::rmem_schedule`] for skbs that are in no queue, of `size` bytes in all, from the
-    /// pages that this CPU keeps if it has enough. `skb` is one of them.
+    /// pages that this CPU keeps if it has enough.
     #[inline(always)]
-    pub(crate) fn rmem_schedule_new(&mut self, skb: &Skb, size: u32) -> bool {
+    pub(crate) fn rmem_schedule_new(&mut self, size: u32) -> bool {
         // TRUNCATE: The size of a few skbs.
         let size = size as i32;
         // SAFETY: By the type invariants `sk_forward_alloc` is ours.
         let have = unsafe { addr_of!((*self.0.raw()).sk_forward_alloc).read() };
 
-        size <= have || self.reborrow().rmem_schedule_pages(skb.raw(), size, have)
+        size <= have || self.reborrow().rmem_schedule_pages(size, have)
     }
 
     /// The part of it that few need, where `have` is less than `size`.
     #[inline(always)]
-    fn rmem_schedule_pages(self, skb: *mut bindings::sk_buff, size: i32, have: i32) -> bool {
+    fn rmem_schedule_pages(self, size: i32, have: i32) -> bool {
         const PAGE: u32 = bindings::PAGE_SIZE as u32;
         // CAST: It is positive, and skbs have few pages.
         let pages = (size.wrapping_sub(have) as u32).wrapping_add(PAGE - 1) / PAGE;
 
         // SAFETY: By the type invariants `sk_forward_alloc` is ours; others read it with
-        // `READ_ONCE()`. The skb is only read.
+        // `READ_ONCE()`.
         unsafe {
             if self.0.has_plain_account() && spent::take_pages(pages) {
                 addr_of_mut!((*self.0.raw()).sk_forward_alloc)
                     .write_volatile(have.wrapping_add(pages.wrapping_mul(PAGE) as i32));
                 return true;
             }
-            bindings::sk_rmem_schedule(self.0.raw(), skb, size)
+            bindings::__sk_rmem_schedule(self.0.raw(), size, false)
         }
     }
 
