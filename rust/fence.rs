@@ -53,8 +53,19 @@ pub(crate) fn sender(s: &Tcp<'_>, member: &Member<'_>) -> Fence {
     // The wire has the clock for it.
     unless(s.sock().max_pacing_rate() != usize::MAX, Wire::Paced)?;
     unless(s.sock().bpf_callbacks() != 0, Wire::Bpf)?;
+    hears_acks(s.sock(), member)?;
     route(s.sock(), member.half(), member)?;
     watchers(s.sock(), member)
+}
+
+/// Whether nothing of the sender's own is about the ACKs that friends do not send: a filter would
+/// judge them, and so would a least TTL; options of IPv6 tell of the last one.
+#[inline(always)]
+fn hears_acks(sock: &Sock, member: &Member<'_>) -> Fence {
+    unless(
+        sock.has_filter() || sock.wants_headers(member.rcu()) != 0,
+        Wire::Sender,
+    )
 }
 
 /// Whether `sock`, the socket of the end `half`, would send its segments where friends are. What
@@ -113,6 +124,8 @@ pub(crate) fn watchers(sock: &Sock, member: &Member<'_>) -> Fence {
     if member.crosses() {
         unless(member.taps() != 0, Wire::Capture)?;
         unless(member.governors() != 0, Wire::Traffic)?;
+        // Where it does not cross the receiver's namespace is this one.
+        unless(sock.raw_listeners() != 0, Wire::Sender)?;
     } else {
         let lo = net.loopback(rcu).ok_or(Wire::Traffic)?;
 
@@ -127,7 +140,14 @@ pub(crate) fn watchers(sock: &Sock, member: &Member<'_>) -> Fence {
         )?;
         unless(is_filtered(net, member), Wire::Netfilter)?;
     }
-    unless(sock.cgroup_judges_sent(), Wire::Cgroup)
+    unless(is_judged(sock), Wire::Cgroup)
+}
+
+/// Whether a BPF program of its cgroup judges what the socket sends or receives: data one way,
+/// and ACKs the other.
+#[inline(always)]
+fn is_judged(sock: &Sock) -> bool {
+    sock.cgroup_judges_sent() || sock.cgroup_judges_received()
 }
 
 /// Whether netfilter must see all that passes between these two, of which one is in `net`,
@@ -143,9 +163,9 @@ fn is_filtered(net: &Net, member: &Member<'_>) -> bool {
         }
 }
 
-/// What can be asked of a receiver without its lock.
+/// What can be asked of a receiver, of the pair of `member`, without its lock.
 #[inline(always)]
-fn any_receiver(sock: &Sock) -> Fence {
+fn any_receiver(sock: &Sock, member: &Member<'_>) -> Fence {
     match sock.state() {
         State::Established => (),
         // TCP resets who sends to an end that will not read; it does so for segments.
@@ -153,9 +173,9 @@ fn any_receiver(sock: &Sock) -> Fence {
         _ => return Err(Wire::PeerState),
     }
     unless(sock.has_filter(), Wire::Filter)?;
-    unless(sock.cgroup_judges_received(), Wire::Cgroup)?;
+    unless(is_judged(sock), Wire::Cgroup)?;
     unless(sock.wants_receive_timestamps(), Wire::Timestamp)?;
-    unless(sock.wants_headers() != 0, Wire::Headers)?;
+    unless(sock.wants_headers(member.rcu()) != 0, Wire::Headers)?;
     unless(sock.bpf_callbacks() != 0, Wire::Bpf)?;
     unless(sock.raw_listeners() != 0, Wire::Raw)
 }
@@ -164,9 +184,10 @@ fn any_receiver(sock: &Sock) -> Fence {
 /// be seen without a lock.
 pub(crate) fn seen(sock: &Sock, member: &Member<'_>) -> Fence {
     watchers(sock, member)?;
-    any_receiver(member.peer())?;
+    any_receiver(member.peer(), member)?;
     unless(sock.max_pacing_rate() != usize::MAX, Wire::Paced)?;
     unless(sock.bpf_callbacks() != 0, Wire::Bpf)?;
+    hears_acks(sock, member)?;
     unless(sock.peek_snd_una() != sock.peek_snd_nxt(), Wire::InFlight)
 }
 
@@ -176,7 +197,7 @@ pub(crate) fn seen(sock: &Sock, member: &Member<'_>) -> Fence {
 /// Establishes the receiver's half of invariant 2.
 #[inline(always)]
 pub(crate) fn receiver(s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> Fence {
-    any_receiver(p.sock())?;
+    any_receiver(p.sock(), member)?;
     route(p.sock(), member.peer_half(), member)?;
     unless(
         p.rcv_nxt() != s.snd_nxt() || p.ofo_queue() != 0,
@@ -239,7 +260,7 @@ fn sender_is_clear(s: &Tcp<'_>, member: &Member<'_>) -> bool {
 
     numbers == 0
         && (!sender.max_pacing_rate()
-            | sender.odd_writer()
+            | sender.odd_writer(member.rcu())
             | s.write_queue()
             | (sender.route_id() ^ member.half().route()))
             == 0
@@ -254,12 +275,12 @@ fn is_unwatched(sock: &Sock, member: &Member<'_>) -> bool {
             .loopback(member.rcu())
             .is_some_and(|lo| lo.taps() | lo.governors() == 0)
     } else if member.asks_path() {
-        !member.is_watched()
+        !member.is_watched() && sock.raw_listeners() == 0
     } else {
         return asked_all(sock, member);
     };
 
-    way && !sock.cgroup_judges_sent()
+    way && !is_judged(sock)
 }
 
 /// The same, of one for which all has to be asked.
@@ -278,8 +299,8 @@ fn receiver_is_clear(s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> bool {
         (s.snd_nxt() ^ p.rcv_nxt()) | (p.snd_una() ^ p.snd_nxt()) | u32::from(p.urg_data());
     let route = receiver.route_id() ^ member.peer_half().route();
 
-    (numbers as usize | p.ofo_queue() | receiver.odd_receiver() | route) == 0
-        && !receiver.cgroup_judges_received()
+    (numbers as usize | p.ofo_queue() | receiver.odd_receiver(member.rcu()) | route) == 0
+        && !is_judged(receiver)
 }
 
 /// Whether this skb may be moved.

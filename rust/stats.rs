@@ -60,8 +60,13 @@ pub(crate) enum Wire {
     Route,
     /// A raw socket of the receiver's namespace sees the segments of TCP.
     Raw,
-    /// The receiver judges, or is told of, the IP headers of what it receives.
+    /// The receiver judges, or is told of, the IP headers of what it receives, or sends options of
+    /// IP.
     Headers,
+    /// The sender has a filter, judges, or is told of, the IP headers of the ACKs that it would
+    /// receive, or sends options of IP; or a raw socket of its namespace, which is not the
+    /// receiver's, would see the ACKs.
+    Sender,
     /// A BPF program asked to be called for what the wire does with segments.
     Bpf,
     /// The wire is asked now and then whether the connection is still allowed.
@@ -103,6 +108,7 @@ impl Wire {
         (Wire::Route, c"route"),
         (Wire::Raw, c"raw"),
         (Wire::Headers, c"headers"),
+        (Wire::Sender, c"sender"),
         (Wire::Bpf, c"bpf"),
         (Wire::Revalidate, c"revalidate"),
         (Wire::Filter, c"filter"),
@@ -128,7 +134,7 @@ impl Wire {
     /// another tenant's program does, so all of these have one name.
     pub(crate) fn told(self) -> Self {
         match self {
-            Self::Paced | Self::Ipsec | Self::Shape => self,
+            Self::Paced | Self::Ipsec | Self::Sender | Self::Shape => self,
             _ => self.told_of_stream(),
         }
     }
@@ -341,6 +347,8 @@ mod tests {
     fn a_tenant_is_told_of_its_own_socket_only() {
         assert_eq!(Wire::Paced.told(), Wire::Paced);
         assert_eq!(Wire::Paced.told_to_receiver(), Wire::Path);
+        assert_eq!(Wire::Sender.told(), Wire::Sender);
+        assert_eq!(Wire::Sender.told_to_receiver(), Wire::Path);
         assert_eq!(Wire::Filter.told(), Wire::Path);
         assert_eq!(Wire::Filter.told_to_receiver(), Wire::Filter);
         assert_eq!(Wire::Filter.told_of_stream(), Wire::Path);

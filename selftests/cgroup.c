@@ -52,9 +52,9 @@ static int load_pacer(struct __test_metadata *_metadata)
 			sizeof(insns) / sizeof(*insns));
 }
 
-/* Paced: with that program, attached before. */
+/* With @prog, attached before to what sockets tell, unless it is 0. */
 static bool judged_begin(struct __test_metadata *_metadata, struct judged *j,
-			 enum ends ends, bool friends, bool paced)
+			 enum ends ends, bool friends, int prog)
 {
 	uint64_t before = friends_stat("pairs_total");
 	int listener;
@@ -65,9 +65,8 @@ static bool judged_begin(struct __test_metadata *_metadata, struct judged *j,
 	}
 	j->dir = open(j->group.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ASSERT_LE(0, j->dir);
-	if (paced)
-		bpf_attach(_metadata, j->dir, BPF_CGROUP_SOCK_OPS,
-			   load_pacer(_metadata));
+	if (prog)
+		bpf_attach(_metadata, j->dir, BPF_CGROUP_SOCK_OPS, prog);
 	listener = listener_for(_metadata, ends, NULL);
 	j->client = client_for(_metadata, ends, listener, NULL);
 	j->server = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
@@ -113,7 +112,7 @@ static void judged(struct __test_metadata *_metadata, enum ends ends,
 	struct judged j;
 	int prog;
 
-	if (!judged_begin(_metadata, &j, ends, friends, false))
+	if (!judged_begin(_metadata, &j, ends, friends, 0))
 		SKIP(return, "no cgroups with memory at " CGROUPS);
 
 	bytes = friends_stat("bytes");
@@ -164,7 +163,8 @@ TEST_F(cgroup, opts_out)
 	socklen_t len = sizeof(rate);
 	struct judged j;
 
-	if (!judged_begin(_metadata, &j, variant->ends, variant->friends, true))
+	if (!judged_begin(_metadata, &j, variant->ends, variant->friends,
+			  load_pacer(_metadata)))
 		SKIP(return, "no cgroups with memory at " CGROUPS);
 	talk(_metadata, j.client, j.server);
 	EXPECT_EQ(bytes, friends_stat("bytes"));
@@ -181,6 +181,299 @@ TEST_F(cgroup, opts_out)
 	paced = talk(_metadata, j.client, j.server);
 	EXPECT_EQ(bytes + (variant->friends ? paced : 0), friends_stat("bytes"));
 	judged_end(&j);
+	EXPECT_CARRIED_ANY();
+}
+
+/*
+ * One end is in the group, and sends; or it receives, if the program judges what is sent.
+ * So that only ACKs are judged, which friends do not send.
+ */
+static void judged_acks(struct __test_metadata *_metadata, enum ends ends,
+			bool friends, enum bpf_attach_type role)
+{
+	uint64_t before = friends_stat("pairs"), fell;
+	bool sends = role == BPF_CGROUP_INET_INGRESS;
+	int listener = listener_for(_metadata, ends, NULL);
+	int from, to, n = -1, prog;
+	struct judged j = {};
+	union address a;
+	socklen_t len;
+
+	/* The listener is outside, and so are its children. */
+	if (!group_make(&j.group, "acks")) {
+		group_end(&j.group);
+		SKIP(return, "no cgroups with memory at " CGROUPS);
+	}
+	j.dir = open(j.group.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ASSERT_LE(0, j.dir);
+	j.client = socket(family_of(ends), SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ASSERT_LE(0, j.client);
+	len = address_of(&a, family_of(ends), localhost(ends), port_of(listener));
+	ASSERT_EQ(0, connect(j.client, &a.sa, len));
+	write_file(CGROUPS, "cgroup.procs", "0");
+	j.server = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	ASSERT_LE(0, j.server);
+	close(listener);
+	ASSERT_EQ(before + friends, friends_stat_becomes("pairs", before + friends));
+	talk(_metadata, j.client, j.server);
+	sleep_ms(QUIET);
+
+	from = sends ? j.client : j.server;
+	to = sends ? j.server : j.client;
+	fell = fell_for("wire_cgroup");
+	prog = judge(_metadata, &j, role, 0);
+	send_pattern(_metadata, from, SEED, 0, 1000, 0);
+	recv_pattern(_metadata, to, SEED, 0, 1000);
+	sleep_ms(300);
+	ASSERT_EQ(0, ioctl(from, SIOCOUTQ, &n));
+	EXPECT_EQ(1000, n);
+	acquit(_metadata, &j, role, prog);
+	if (friends)
+		EXPECT_LT(fell, fell_for("wire_cgroup"));
+	expect_acked(_metadata, from);
+	judged_end(&j);
+}
+
+TEST_F(cgroup, judges_acks_received)
+{
+	judged_acks(_metadata, variant->ends, variant->friends, BPF_CGROUP_INET_INGRESS);
+	EXPECT_CARRIED_ANY();
+}
+
+TEST_F(cgroup, judges_acks_sent)
+{
+	judged_acks(_metadata, variant->ends, variant->friends, BPF_CGROUP_INET_EGRESS);
+	EXPECT_CARRIED_ANY();
+}
+
+/* How often programs were called, for each callback. */
+#define CALLBACKS	32
+
+/* What the headers may be too old for. */
+#define TSTAMP_ACK_CB		19	/* BPF_SOCK_OPS_TSTAMP_ACK_CB */
+#define TSTAMP_SENDMSG_CB	20	/* BPF_SOCK_OPS_TSTAMP_SENDMSG_CB */
+#define CB_FLAGS		1009	/* SK_BPF_CB_FLAGS */
+#define CB_TX_TIMESTAMPING	1	/* SK_BPF_CB_TX_TIMESTAMPING */
+
+static int map_of_calls(struct __test_metadata *_metadata)
+{
+	union bpf_attr attr = {
+		.map_type = BPF_MAP_TYPE_ARRAY,
+		.key_size = sizeof(int),
+		.value_size = sizeof(uint64_t),
+		.max_entries = CALLBACKS,
+	};
+	int fd = sys_bpf(BPF_MAP_CREATE, &attr);
+
+	ASSERT_LE(0, fd) TH_LOG("BPF_MAP_CREATE: %m");
+	return fd;
+}
+
+static uint64_t calls(struct __test_metadata *_metadata, int map, int callback)
+{
+	uint64_t value = 0;
+	union bpf_attr attr = {
+		.map_fd = map,
+		.key = (uintptr_t)&callback,
+		.value = (uintptr_t)&value,
+	};
+
+	EXPECT_EQ(0, sys_bpf(BPF_MAP_LOOKUP_ELEM, &attr));
+	return value;
+}
+
+#define R(n)		BPF_REG_##n
+#define MOV(d, s)	INSN(.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = (d), .src_reg = (s))
+#define MOV_K(d, k)	INSN(.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = (d), .imm = (k))
+#define ADD_K(d, k)	INSN(.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = (d), .imm = (k))
+#define STORE_K(o, k)	INSN(.code = BPF_ST | BPF_MEM | BPF_W, .dst_reg = R(10), .off = (o), .imm = (k))
+#define JEQ(r, k, o)	INSN(.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = (r), .off = (o), .imm = (k))
+#define JNE(r, k, o)	INSN(.code = BPF_JMP | BPF_JNE | BPF_K, .dst_reg = (r), .off = (o), .imm = (k))
+#define CALL(f)		INSN(.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_##f)
+
+/*
+ * A program that counts its calls in @map, and asks for the callbacks @flags, and for one
+ * at each write if @writes: when a connection is established, or at the first call, whatever
+ * it is. It writes an option of four bytes, if it asked for that.
+ */
+static int load_listener(struct __test_metadata *_metadata, int map, int flags,
+			 bool writes, bool established)
+{
+	const struct bpf_insn insns[] = {
+		MOV(R(6), R(1)),
+		INSN(.code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = R(7), .src_reg = R(6),
+		     .off = offsetof(struct bpf_sock_ops, op)),
+		/* 2: count */
+		INSN(.code = BPF_STX | BPF_MEM | BPF_W, .dst_reg = R(10), .src_reg = R(7),
+		     .off = -4),
+		MOV(R(2), R(10)),
+		ADD_K(R(2), -4),
+		INSN(.code = BPF_LD | BPF_IMM | BPF_DW, .dst_reg = R(1),
+		     .src_reg = BPF_PSEUDO_MAP_FD, .imm = map),
+		INSN(.imm = 0),
+		CALL(map_lookup_elem),
+		JEQ(R(0), 0, 2),
+		MOV_K(R(1), 1),
+		INSN(.code = BPF_STX | BPF_ATOMIC | BPF_DW, .dst_reg = R(0),
+		     .src_reg = R(1), .imm = BPF_ADD),
+		/* 11: ask */
+		established ? JEQ(R(7), BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, 1) :
+			      MOV(R(0), R(0)),
+		established ? JNE(R(7), BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, 11) :
+			      MOV(R(0), R(0)),
+		MOV(R(1), R(6)),
+		MOV_K(R(2), flags),
+		CALL(sock_ops_cb_flags_set),
+		STORE_K(-8, writes ? CB_TX_TIMESTAMPING : 0),
+		MOV(R(1), R(6)),
+		MOV_K(R(2), SOL_SOCKET),
+		MOV_K(R(3), CB_FLAGS),
+		MOV(R(4), R(10)),
+		ADD_K(R(4), -8),
+		MOV_K(R(5), 4),
+		CALL(setsockopt),
+		/* 24: room for an option */
+		JNE(R(7), BPF_SOCK_OPS_HDR_OPT_LEN_CB, 4),
+		MOV(R(1), R(6)),
+		MOV_K(R(2), 4),
+		MOV_K(R(3), 0),
+		CALL(reserve_hdr_opt),
+		/* 29: write it: an experimental one (RFC 6994) */
+		JNE(R(7), BPF_SOCK_OPS_WRITE_HDR_OPT_CB, 7),
+		STORE_K(-8, (int)htonl(0xfe04abcd)),
+		MOV(R(1), R(6)),
+		MOV(R(2), R(10)),
+		ADD_K(R(2), -8),
+		MOV_K(R(3), 4),
+		MOV_K(R(4), 0),
+		CALL(store_hdr_opt),
+		/* 37 */
+		MOV_K(R(0), 1),
+		INSN(.code = BPF_JMP | BPF_EXIT),
+	};
+
+	return bpf_load(_metadata, BPF_PROG_TYPE_SOCK_OPS, BPF_CGROUP_SOCK_OPS, insns,
+			sizeof(insns) / sizeof(*insns));
+}
+
+/*
+ * A program asks for @flags of both ends: they take the wire, and each of @expected is
+ * called, @least times. When it asks no more friends go on.
+ */
+static void called_back(struct __test_metadata *_metadata, enum ends ends,
+			bool friends, int flags, const int *expected, int least)
+{
+	uint64_t bytes = friends_stat("bytes"), fell = fell_for("wire_bpf"), sent;
+	int map = map_of_calls(_metadata);
+	struct judged j;
+	int i;
+
+	if (!judged_begin(_metadata, &j, ends, friends,
+			  load_listener(_metadata, map, flags, false, true)))
+		SKIP(return, "no cgroups with memory at " CGROUPS);
+	for (i = 0; i < 5; i++)
+		talk(_metadata, j.client, j.server);
+	EXPECT_EQ(bytes, friends_stat("bytes"));
+	if (friends)
+		EXPECT_LT(fell, fell_for("wire_bpf"));
+	for (; *expected; expected++) {
+		EXPECT_LE(least, calls(_metadata, map, *expected))
+			TH_LOG("callback %d", *expected);
+	}
+
+	/* Instead of the other: each end is called once more, at least. */
+	bpf_attach(_metadata, j.dir, BPF_CGROUP_SOCK_OPS,
+		   load_listener(_metadata, map, 0, false, false));
+	talk(_metadata, j.client, j.server);
+	sleep_ms(patience(100));
+	bytes = friends_stat("bytes");
+	sent = talk(_metadata, j.client, j.server);
+	EXPECT_EQ(bytes + (friends ? sent : 0), friends_stat("bytes"));
+	judged_end(&j);
+	close(map);
+}
+
+TEST_F(cgroup, called_for_round_trips)
+{
+	called_back(_metadata, variant->ends, variant->friends, BPF_SOCK_OPS_RTT_CB_FLAG,
+		    (const int[]){ BPF_SOCK_OPS_RTT_CB, 0 }, 5);
+	EXPECT_CARRIED_ANY();
+}
+
+/* It is called where TCP parses options, which it does not for what it has predicted. */
+TEST_F(cgroup, called_to_parse_options)
+{
+	called_back(_metadata, variant->ends, variant->friends,
+		    BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG |
+		    BPF_SOCK_OPS_RTT_CB_FLAG,
+		    (const int[]){ BPF_SOCK_OPS_PARSE_HDR_OPT_CB, 0 }, 1);
+	EXPECT_CARRIED_ANY();
+}
+
+/* What one end writes the other one, who knows no such option, is asked to parse. */
+TEST_F(cgroup, called_to_write_options)
+{
+	called_back(_metadata, variant->ends, variant->friends,
+		    BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG |
+		    BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG,
+		    (const int[]){ BPF_SOCK_OPS_HDR_OPT_LEN_CB,
+				   BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
+				   BPF_SOCK_OPS_PARSE_HDR_OPT_CB, 0 }, 10);
+	EXPECT_CARRIED_ANY();
+}
+
+/* What only happens on the wire may be asked for, and friends go on. */
+TEST_F(cgroup, called_for_states)
+{
+	uint64_t bytes = friends_stat("bytes"), sent;
+	int map = map_of_calls(_metadata);
+	struct judged j;
+
+	if (!judged_begin(_metadata, &j, variant->ends, variant->friends,
+			  load_listener(_metadata, map,
+					BPF_SOCK_OPS_RTO_CB_FLAG |
+					BPF_SOCK_OPS_RETRANS_CB_FLAG |
+					BPF_SOCK_OPS_STATE_CB_FLAG, false, true)))
+		SKIP(return, "no cgroups with memory at " CGROUPS);
+	sent = 4000 + talk(_metadata, j.client, j.server);
+	if (variant->friends)
+		EXPECT_LE(bytes + sent - sent / 4, friends_stat("bytes"));
+	EXPECT_LE(1, calls(_metadata, map, BPF_SOCK_OPS_TCP_LISTEN_CB));
+	EXPECT_EQ(1, calls(_metadata, map, BPF_SOCK_OPS_TCP_CONNECT_CB));
+	EXPECT_EQ(1, calls(_metadata, map, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB));
+	EXPECT_EQ(1, calls(_metadata, map, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB));
+	close(j.client);
+	EXPECT_EQ(POLLIN, wait_for(j.server, POLLIN, patience(1000)));
+	/* FIN-WAIT-1 and -2 there, CLOSE-WAIT here. */
+	sleep_ms(patience(100));
+	EXPECT_LE(3, calls(_metadata, map, BPF_SOCK_OPS_STATE_CB));
+	j.client = -1;
+	judged_end(&j);
+	close(map);
+	EXPECT_CARRIED_ANY();
+}
+
+/* A program that looks at each write asks for no time stamp of it, and friends go on. */
+TEST_F(cgroup, called_for_writes)
+{
+	uint64_t bytes = friends_stat("bytes"), sent = 4000, before;
+	int map = map_of_calls(_metadata);
+	struct judged j;
+	int i;
+
+	if (!judged_begin(_metadata, &j, variant->ends, variant->friends,
+			  load_listener(_metadata, map, 0, true, true)))
+		SKIP(return, "no cgroups with memory at " CGROUPS);
+	before = calls(_metadata, map, TSTAMP_SENDMSG_CB);
+	EXPECT_EQ(2, before);
+	for (i = 0; i < 5; i++)
+		sent += talk(_metadata, j.client, j.server);
+	EXPECT_EQ(before + 10, calls(_metadata, map, TSTAMP_SENDMSG_CB));
+	EXPECT_EQ(0, calls(_metadata, map, TSTAMP_ACK_CB));
+	if (variant->friends)
+		EXPECT_LE(bytes + sent - sent / 4, friends_stat("bytes"));
+	judged_end(&j);
+	close(map);
 	EXPECT_CARRIED_ANY();
 }
 

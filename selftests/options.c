@@ -6,6 +6,7 @@
 #include <linux/filter.h>
 #include <linux/net_tstamp.h>
 #include <linux/sock_diag.h>
+#include <linux/xfrm.h>
 
 #include "friends.h"
 
@@ -612,29 +613,44 @@ TEST_F(options, quickack)
 	EXPECT_CARRIED(sent);
 }
 
+static void set_congestion(struct __test_metadata *_metadata, int fd,
+			   const char *control)
+{
+	char name[16] = "";
+	socklen_t len = sizeof(name);
+
+	ASSERT_EQ(0, setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, control,
+				strlen(control)))
+		TH_LOG("%s: %m", control);
+	EXPECT_EQ(0, getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len));
+	/* dctcp is another one where ECN was not agreed on. */
+	EXPECT_EQ(0, strncmp(control, name, strlen(control)))
+		TH_LOG("%s is %s", control, name);
+}
+
+/* Each that this kernel has, in mid-stream at both ends, and the first one again. */
 TEST_F(options, congestion)
 {
-	static const char *const names[] = {
-		"reno", "bbr", "cubic", "reno",
-	};
 	const uint64_t size = scaled(4 * MIB);
-	unsigned int i, set = 0;
-	char name[16];
-	socklen_t len;
+	char names[512], *name, *save;
+	unsigned int set = 0;
+	FILE *f;
 
-	for (i = 0; i < ARRAY_SIZE(names); i++) {
-		if (setsockopt(self->client, IPPROTO_TCP, TCP_CONGESTION,
-			       names[i], strlen(names[i])))
-			continue;
-		set++;
-		len = sizeof(name);
-		EXPECT_EQ(0, getsockopt(self->client, IPPROTO_TCP,
-					TCP_CONGESTION, name, &len));
-		EXPECT_STREQ(names[i], name);
+	f = fopen("/proc/sys/net/ipv4/tcp_available_congestion_control", "r");
+	ASSERT_NE(NULL, f);
+	ASSERT_NE(NULL, fgets(names, sizeof(names) - 10, f));
+	fclose(f);
+	strcpy(strchrnul(names, '\n'), " reno");
+	for (name = strtok_r(names, " ", &save); name;
+	     name = strtok_r(NULL, " ", &save)) {
+		set_congestion(_metadata, self->client, name);
+		set_congestion(_metadata, self->server, name);
 		stream(_metadata, self->client, self->server, size);
+		stream(_metadata, self->server, self->client, 100000);
+		set++;
 	}
-	EXPECT_LE(2, set);
-	EXPECT_CARRIED(set * size);
+	EXPECT_LE(3, set);
+	EXPECT_CARRIED(set * (size + 100000));
 }
 
 /* A sender that limits itself. */
@@ -724,18 +740,195 @@ TEST_F(options, mark)
 	EXPECT_CARRIED(sent);
 }
 
+struct option {
+	int level, name, value;
+};
+
+/* What an end sends after it has set @value takes the wire, until it has a route again. */
+static uint64_t new_route(struct __test_metadata *_metadata, int fd, int other,
+			  bool friends, int level, int name, int value)
+{
+	uint64_t before = fell_for("wire_route"), sent = 0;
+	int i;
+
+	set_int(_metadata, fd, level, name, value);
+	for (i = 0; i < 10; i++)
+		sent += talk(_metadata, fd, other);
+	if (friends)
+		EXPECT_LT(before, fell_for("wire_route"))
+			TH_LOG("option %d of level %d", name, level);
+	return sent;
+}
+
 /* What is sent next has the new mark, also the route that it leads to. */
 TEST_F(options, mark_set_later)
 {
 	uint64_t sent = talk(_metadata, self->client, self->server);
-	uint64_t before = friends_stat("wire_route");
-	int i;
 
-	set_int(_metadata, self->client, SOL_SOCKET, SO_MARK, 9);
-	for (i = 0; i < 10; i++)
+	sent += new_route(_metadata, self->client, self->server, variant->friends,
+			  SOL_SOCKET, SO_MARK, 9);
+	sent += new_route(_metadata, self->server, self->client, variant->friends,
+			  SOL_SOCKET, SO_MARK, 10);
+	EXPECT_CARRIED(sent);
+}
+
+/* The same for whatever else may lead elsewhere. */
+TEST_F(options, route_set_later)
+{
+	const struct option set[] = {
+		{ SOL_SOCKET, SO_BINDTOIFINDEX, if_nametoindex("lo") },
+		{ SOL_SOCKET, SO_BINDTOIFINDEX, 0 },
+		{ SOL_SOCKET, SO_DONTROUTE, 1 },
+		{ IPPROTO_IP, IP_TOS, 0x20 },
+		{ IPPROTO_IPV6, IPV6_TCLASS, 0x20 },
+	};
+	uint64_t sent = talk(_metadata, self->client, self->server);
+	unsigned int i, end;
+
+	for (i = 0; i < ARRAY_SIZE(set); i++) {
+		if (set[i].level == (variant->ends == IPV6 ? IPPROTO_IP : IPPROTO_IPV6))
+			continue;
+		for (end = 0; end < 2; end++)
+			sent += new_route(_metadata, end ? self->server : self->client,
+					  end ? self->client : self->server,
+					  variant->friends, set[i].level, set[i].name,
+					  set[i].value);
+	}
+	EXPECT_CARRIED(sent);
+}
+
+/* Who is bound to another device is not found any more by what comes in by lo. */
+static void bound_later(struct __test_metadata *_metadata, int bound, int other)
+{
+	char c;
+
+	ASSERT_EQ(0, system("ip link add name other type dummy && "
+			    "ip link set other up"));
+	ASSERT_EQ(0, setsockopt(bound, SOL_SOCKET, SO_BINDTODEVICE, "other", 6));
+	send_pattern(_metadata, other, SEED, 0, 1000, 0);
+	EXPECT_EQ(POLLIN | POLLERR | POLLHUP,
+		  wait_for(other, POLLIN, patience(3000)));
+	EXPECT_EQ(-1, recv(other, &c, 1, MSG_DONTWAIT));
+	EXPECT_EQ(ECONNRESET, errno);
+	EXPECT_EQ(0, wait_for(bound, POLLIN, 0));
+}
+
+TEST_F(options, receiver_bound_later)
+{
+	uint64_t sent = talk(_metadata, self->client, self->server);
+
+	bound_later(_metadata, self->server, self->client);
+	EXPECT_CARRIED(sent);
+}
+
+TEST_F(options, client_bound_later)
+{
+	uint64_t sent = talk(_metadata, self->client, self->server);
+
+	bound_later(_metadata, self->client, self->server);
+	EXPECT_CARRIED(sent);
+}
+
+/* Both ends set it, unless it is not for what they are; 0 or the error. */
+static void set_both(struct __test_metadata *_metadata, int client, int server,
+		     enum ends ends, const struct option *o, int error)
+{
+	int end, err;
+
+	if (o->level == (ends == IPV6 ? IPPROTO_IP : IPPROTO_IPV6))
+		return;
+	for (end = 0; end < 2; end++) {
+		err = setsockopt(end ? server : client, o->level, o->name, &o->value,
+				 sizeof(int)) ? errno : 0;
+		EXPECT_EQ(error, err)
+			TH_LOG("option %d of level %d: %s", o->name, o->level,
+			       strerror(err));
+	}
+}
+
+/* Options of which the stream itself sees nothing, and those that are refused. */
+TEST_F(options, without_effect)
+{
+	static const struct option set[] = {
+		{ SOL_SOCKET, SO_DEBUG, 1 },
+		{ SOL_SOCKET, SO_REUSEADDR, 1 },
+		{ SOL_SOCKET, SO_BROADCAST, 1 },
+		{ SOL_SOCKET, SO_NO_CHECK, 1 },
+		{ SOL_SOCKET, SO_PRIORITY, 5 },
+		{ SOL_SOCKET, SO_BSDCOMPAT, 1 },
+		{ SOL_SOCKET, SO_RXQ_OVFL, 1 },
+		{ SOL_SOCKET, SO_WIFI_STATUS, 1 },
+		{ SOL_SOCKET, SO_NOFCS, 1 },
+		{ SOL_SOCKET, SO_SELECT_ERR_QUEUE, 1 },
+		{ SOL_SOCKET, SO_INCOMING_CPU, 0 },
+		{ SOL_SOCKET, SO_CNX_ADVICE, 1 },
+		{ SOL_SOCKET, SO_PREFER_BUSY_POLL, 1 },
+		{ SOL_SOCKET, SO_BUSY_POLL_BUDGET, 8 },
+		{ SOL_SOCKET, SO_BUF_LOCK, SOCK_SNDBUF_LOCK | SOCK_RCVBUF_LOCK },
+		{ SOL_SOCKET, 74 /* SO_TXREHASH */, 1 },
+		{ SOL_SOCKET, 75 /* SO_RCVMARK */, 1 },
+		{ SOL_SOCKET, 82 /* SO_RCVPRIORITY */, 1 },
+		{ IPPROTO_TCP, TCP_MAXSEG, 1000 },
+		{ IPPROTO_TCP, TCP_SYNCNT, 3 },
+		{ IPPROTO_TCP, TCP_LINGER2, 10 },
+		{ IPPROTO_TCP, TCP_DEFER_ACCEPT, 1 },
+		{ IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, 1 },
+		{ IPPROTO_TCP, TCP_THIN_DUPACK, 1 },
+		{ IPPROTO_TCP, 37 /* TCP_TX_DELAY */, 100000 },
+		{ IPPROTO_TCP, 44 /* TCP_RTO_MAX_MS */, 2000 },
+		{ IPPROTO_TCP, 45 /* TCP_RTO_MIN_US */, 100000 },
+		{ IPPROTO_TCP, 46 /* TCP_DELACK_MAX_US */, 50000 },
+		{ IPPROTO_IP, IP_TTL, 3 },
+		{ IPPROTO_IP, IP_RECVERR, 1 },
+		{ IPPROTO_IP, IP_FREEBIND, 1 },
+		{ IPPROTO_IP, IP_TRANSPARENT, 1 },
+		{ IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT },
+		{ IPPROTO_IP, IP_PKTINFO, 1 },
+		{ IPPROTO_IP, IP_RECVOPTS, 1 },
+		{ IPPROTO_IP, IP_RETOPTS, 1 },
+		{ IPPROTO_IP, IP_RECVTTL, 1 },
+		{ IPPROTO_IP, IP_RECVTOS, 1 },
+		{ IPPROTO_IP, IP_RECVORIGDSTADDR, 1 },
+		{ IPPROTO_IP, IP_CHECKSUM, 1 },
+		{ IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1 },
+		{ IPPROTO_IP, IP_MULTICAST_ALL, 0 },
+		{ IPPROTO_IPV6, IPV6_UNICAST_HOPS, 3 },
+		{ IPPROTO_IPV6, IPV6_RECVERR, 1 },
+		{ IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DONT },
+		{ IPPROTO_IPV6, IPV6_MTU, 1400 },
+		{ IPPROTO_IPV6, IPV6_DONTFRAG, 1 },
+		{ IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, 1 },
+		{ IPPROTO_IPV6, 33 /* IPV6_FLOWINFO_SEND */, 1 },
+	};
+	static const struct option unsupported[] = {
+		{ SOL_SOCKET, SO_PASSCRED, 1 },
+	};
+	static const struct option invalid[] = {
+		{ IPPROTO_TCP, TCP_FASTOPEN, 1 },
+		{ IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1 },
+		{ IPPROTO_IP, IP_MULTICAST_TTL, 3 },
+		{ IPPROTO_IP, IP_RECVFRAGSIZE, 1 },
+	};
+	static const struct option unknown[] = {
+		{ IPPROTO_IPV6, IPV6_MULTICAST_HOPS, 3 },
+	};
+	uint64_t sent = talk(_metadata, self->client, self->server);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(set); i++) {
+		set_both(_metadata, self->client, self->server, variant->ends, &set[i], 0);
 		sent += talk(_metadata, self->client, self->server);
-	if (variant->friends)
-		EXPECT_LT(before, friends_stat("wire_route"));
+	}
+	for (i = 0; i < ARRAY_SIZE(unsupported); i++)
+		set_both(_metadata, self->client, self->server, variant->ends,
+			 &unsupported[i], EOPNOTSUPP);
+	for (i = 0; i < ARRAY_SIZE(invalid); i++)
+		set_both(_metadata, self->client, self->server, variant->ends,
+			 &invalid[i], EINVAL);
+	for (i = 0; i < ARRAY_SIZE(unknown); i++)
+		set_both(_metadata, self->client, self->server, variant->ends,
+			 &unknown[i], ENOPROTOOPT);
+	sent += talk(_metadata, self->client, self->server);
 	EXPECT_CARRIED(sent);
 }
 
@@ -759,6 +952,299 @@ TEST_F(options, least_ttl)
 	if (variant->friends)
 		EXPECT_LT(before, friends_stat("wire_headers"));
 	EXPECT_CARRIED_ANY();
+}
+
+/*
+ * What @from sends comes, but the ACKs for it do not reach @from, who is @deaf, until it
+ * hears again.
+ */
+static void without_acks(struct __test_metadata *_metadata, int from, int to,
+			 bool deaf)
+{
+	int n = -1;
+
+	if (deaf) {
+		send_pattern(_metadata, from, SEED, 0, 1000, 0);
+		recv_pattern(_metadata, to, SEED, 0, 1000);
+		sleep_ms(300);
+		ASSERT_EQ(0, ioctl(from, SIOCOUTQ, &n));
+		EXPECT_EQ(1000, n);
+	} else {
+		wait_acked(_metadata, from);
+		sleep_ms(QUIET);
+	}
+}
+
+/* The same of a sender, who hears no ACKs meanwhile. */
+TEST_F(options, least_ttl_of_sender)
+{
+	const int large = 255, none = 0;
+	uint64_t before, sent;
+	int fd = self->client;
+
+	sent = talk(_metadata, fd, self->server);
+	before = fell_for("wire_sender");
+	setsockopt(fd, IPPROTO_IPV6, IPV6_MINHOPCOUNT, &large, sizeof(large));
+	setsockopt(fd, IPPROTO_IP, IP_MINTTL, &large, sizeof(large));
+	without_acks(_metadata, fd, self->server, true);
+	setsockopt(fd, IPPROTO_IPV6, IPV6_MINHOPCOUNT, &none, sizeof(none));
+	setsockopt(fd, IPPROTO_IP, IP_MINTTL, &none, sizeof(none));
+	without_acks(_metadata, fd, self->server, false);
+	if (variant->friends)
+		EXPECT_LT(before, fell_for("wire_sender"));
+	stream(_metadata, fd, self->server, MIB);
+	EXPECT_CARRIED(sent + MIB);
+}
+
+/* A filter of the sender's drops the ACKs. */
+TEST_F(options, filter_of_sender)
+{
+	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+	struct sock_fprog prog = { .len = 1, .filter = &drop };
+	uint64_t before, sent;
+	int fd = self->client, zero = 0;
+
+	sent = talk(_metadata, fd, self->server);
+	before = fell_for("wire_sender");
+	ASSERT_EQ(0, setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog,
+				sizeof(prog)));
+	without_acks(_metadata, fd, self->server, true);
+	ASSERT_EQ(0, setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &zero,
+				sizeof(zero)));
+	without_acks(_metadata, fd, self->server, false);
+	if (variant->friends)
+		EXPECT_LT(before, fell_for("wire_sender"));
+	stream(_metadata, fd, self->server, MIB);
+	EXPECT_CARRIED(sent + MIB);
+}
+
+/*
+ * Options of IP that no receiver takes: a loose source route, where nobody has allowed
+ * these, and an option for the destination that it is to drop if it does not know it.
+ */
+static void set_refused(struct __test_metadata *_metadata, int fd, enum ends ends,
+			bool on)
+{
+	static const unsigned char route[] = { 0x83, 7, 4, 127, 0, 0, 1, 1 };
+	static const unsigned char unknown[] = { 0, 0, 0x5e, 4, 0, 0, 0, 0 };
+
+	const int level = ends == IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
+	const int name = ends == IPV6 ? IPV6_DSTOPTS : IP_OPTIONS;
+
+	ASSERT_EQ(0, setsockopt(fd, level, name, ends == IPV6 ? unknown : route,
+				on ? sizeof(route) : 0));
+}
+
+/* What is sent with them does not come, until it is sent without. */
+TEST_F(options, options_of_ip_refused)
+{
+	uint64_t sent = talk(_metadata, self->client, self->server);
+	uint64_t before = fell_for("wire_sender");
+
+	set_refused(_metadata, self->client, variant->ends, true);
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	EXPECT_FALSE(wait_for(self->server, POLLIN, 300));
+	set_refused(_metadata, self->client, variant->ends, false);
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	wait_acked(_metadata, self->client);
+	if (variant->friends)
+		EXPECT_LT(before, fell_for("wire_sender"));
+	stream(_metadata, self->client, self->server, MIB);
+	EXPECT_CARRIED(sent + MIB);
+}
+
+/* An option that the receiver skips: friends wait for as long as it is sent. */
+TEST_F(options, options_of_ip)
+{
+	static const unsigned char nothing[] = { 1, 1, 1, 1 };
+	static const unsigned char padding[] = { 0, 0, 1, 4, 0, 0, 0, 0 };
+	uint64_t sent = talk(_metadata, self->client, self->server), bytes;
+	uint64_t before = fell_for("wire_sender"), heard = fell_for("wire_headers");
+	bool v6 = variant->ends == IPV6;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		const int fd = i ? self->server : self->client;
+		const int level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
+		const int name = v6 ? IPV6_DSTOPTS : IP_OPTIONS;
+
+		ASSERT_EQ(0, setsockopt(fd, level, name, v6 ? padding : nothing,
+					v6 ? sizeof(padding) : sizeof(nothing)));
+		bytes = friends_stat("bytes");
+		talk(_metadata, self->client, self->server);
+		talk(_metadata, self->client, self->server);
+		EXPECT_EQ(bytes, friends_stat("bytes"));
+		ASSERT_EQ(0, setsockopt(fd, level, name, NULL, 0));
+		wait_acked(_metadata, self->client);
+		wait_acked(_metadata, self->server);
+	}
+	if (variant->friends) {
+		EXPECT_LT(before, fell_for("wire_sender"));
+		EXPECT_LT(heard, fell_for("wire_headers"));
+	}
+	sleep_ms(QUIET);
+	stream(_metadata, self->client, self->server, MIB);
+	EXPECT_CARRIED(sent + MIB);
+}
+
+/* A policy of IPsec for this socket alone, that lets nothing pass; or none. */
+static void set_policy(struct __test_metadata *_metadata, int fd, enum ends ends,
+		       int direction, bool on)
+{
+	const struct xfrm_userpolicy_info block = {
+		.lft = { XFRM_INF, XFRM_INF, XFRM_INF, XFRM_INF },
+		.sel.family = family_of(ends),
+		.dir = direction,
+		.action = XFRM_POLICY_BLOCK,
+	};
+	const int level = ends == IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
+	const int name = ends == IPV6 ? IPV6_XFRM_POLICY : IP_XFRM_POLICY;
+
+	ASSERT_EQ(0, setsockopt(fd, level, name, on ? &block : NULL,
+				on ? sizeof(block) : 0)) TH_LOG("XFRM_POLICY: %m");
+}
+
+TEST_F(options, ipsec_set_later)
+{
+	uint64_t sent = talk(_metadata, self->client, self->server);
+	/* A socket of IPv6 has none for what comes over IPv4. */
+	const int ends = variant->ends == MAPPED ? 1 : 2;
+	int i;
+
+	for (i = 0; i < ends; i++) {
+		const int fd = i ? self->server : self->client;
+		const int direction = i ? XFRM_POLICY_IN : XFRM_POLICY_OUT;
+
+		set_policy(_metadata, fd, variant->ends, direction, true);
+		send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+		EXPECT_FALSE(wait_for(self->server, POLLIN, 300));
+		set_policy(_metadata, fd, variant->ends, direction, false);
+		recv_pattern(_metadata, self->server, SEED, 0, 1000);
+		wait_acked(_metadata, self->client);
+		sleep_ms(QUIET);
+	}
+	talk(_metadata, self->client, self->server);
+	sleep_ms(QUIET);
+	stream(_metadata, self->client, self->server, MIB);
+	if (variant->friends)
+		EXPECT_LE(self->witness.bytes + sent + MIB / 2, friends_stat("bytes"));
+	EXPECT_CARRIED_ANY();
+}
+
+/* The number that control message @type of @level has in what @name tells of @fd. */
+static int told(struct __test_metadata *_metadata, int fd, int level, int name,
+		int type)
+{
+	char control[512];
+	struct msghdr msg = { .msg_control = control };
+	socklen_t len = sizeof(control);
+	struct cmsghdr *c;
+
+	EXPECT_EQ(0, getsockopt(fd, level, name, control, &len))
+		TH_LOG("option %d of level %d: %m", name, level);
+	msg.msg_controllen = len;
+	for (c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+		if (c->cmsg_level == level && c->cmsg_type == type)
+			return *(int *)CMSG_DATA(c);
+	}
+	return -1;
+}
+
+/*
+ * IPv6 tells the hop limit and the traffic class of what came last; also a sender, of the
+ * last ACK.
+ */
+static void told_of_last(struct __test_metadata *_metadata, int fd, int other,
+			 bool friends)
+{
+	uint64_t bytes;
+	int i, hops;
+
+	set_int(_metadata, fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1);
+	set_int(_metadata, fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1);
+	bytes = friends_stat("bytes");
+	for (i = 0; i < 3; i++) {
+		hops = 70 + i;
+		set_int(_metadata, other, IPPROTO_IPV6, IPV6_UNICAST_HOPS, hops);
+		set_int(_metadata, other, IPPROTO_IPV6, IPV6_TCLASS, 0x10 + 8 * i);
+		if (i < 2) {
+			send_pattern(_metadata, other, SEED, 0, 1000, 0);
+			recv_pattern(_metadata, fd, SEED, 0, 1000);
+		} else {
+			send_pattern(_metadata, fd, SEED, 0, 1000, 0);
+			recv_pattern(_metadata, other, SEED, 0, 1000);
+			wait_acked(_metadata, fd);
+		}
+		EXPECT_EQ(hops, told(_metadata, fd, IPPROTO_IPV6,
+				     IPV6_2292PKTOPTIONS, IPV6_HOPLIMIT));
+		EXPECT_EQ(0x10 + 8 * i, told(_metadata, fd, IPPROTO_IPV6,
+					     IPV6_2292PKTOPTIONS, IPV6_TCLASS));
+	}
+	talk(_metadata, fd, other);
+	talk(_metadata, fd, other);
+	EXPECT_EQ(bytes, friends_stat("bytes"));
+	set_int(_metadata, fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 0);
+	set_int(_metadata, fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 0);
+	if (friends) {
+		EXPECT_LT(0, fell_for("wire_headers"));
+		EXPECT_LT(0, fell_for("wire_sender"));
+	}
+}
+
+/* IPv4 tells those of the SYN, whatever comes later. */
+static void told_of_syn(struct __test_metadata *_metadata, int fd, int other)
+{
+	int i;
+
+	set_int(_metadata, fd, IPPROTO_IP, IP_RECVTTL, 1);
+	set_int(_metadata, fd, IPPROTO_IP, IP_RECVTOS, 1);
+	for (i = 0; i < 3; i++) {
+		set_int(_metadata, other, IPPROTO_IP, IP_TTL, 70 + i);
+		set_int(_metadata, other, IPPROTO_IP, IP_TOS, 0x10 + 8 * i);
+		send_pattern(_metadata, other, SEED, 0, 1000, 0);
+		recv_pattern(_metadata, fd, SEED, 0, 1000);
+		EXPECT_EQ(64, told(_metadata, fd, IPPROTO_IP, IP_PKTOPTIONS, IP_TTL));
+		EXPECT_EQ(0, told(_metadata, fd, IPPROTO_IP, IP_PKTOPTIONS, IP_TOS));
+	}
+}
+
+TEST_F(options, headers_told)
+{
+	uint64_t sent = talk(_metadata, self->client, self->server);
+
+	if (variant->ends == IPV6) {
+		told_of_last(_metadata, self->server, self->client, variant->friends);
+		told_of_last(_metadata, self->client, self->server, variant->friends);
+		wait_acked(_metadata, self->client);
+		wait_acked(_metadata, self->server);
+		sleep_ms(QUIET);
+	} else {
+		told_of_syn(_metadata, self->server, self->client);
+	}
+	stream(_metadata, self->client, self->server, MIB);
+	/* Nothing of what was asked for is left. */
+	EXPECT_CARRIED(sent + MIB + (variant->ends == IPV6 ? 0 : 3000));
+}
+
+/* A socket of IPv6 that is connected over IPv4 can become one of IPv4. */
+TEST_F(options, address_form)
+{
+	const int inet = AF_INET;
+	union address a;
+	socklen_t len = sizeof(a);
+	uint64_t sent;
+
+	sent = talk(_metadata, self->client, self->server);
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	EXPECT_EQ(variant->ends == MAPPED ? 0 : -1,
+		  setsockopt(self->server, IPPROTO_IPV6, IPV6_ADDRFORM, &inet,
+			     sizeof(inet)));
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	ASSERT_EQ(0, getsockname(self->server, &a.sa, &len));
+	EXPECT_EQ(variant->ends == IPV6 ? AF_INET6 : AF_INET, a.sa.sa_family);
+	stream(_metadata, self->client, self->server, MIB);
+	stream(_metadata, self->server, self->client, MIB);
+	EXPECT_CARRIED(sent + 1000 + 2 * MIB);
 }
 
 /* A raw socket for TCP has all segments, IPv4 and IPv6. */

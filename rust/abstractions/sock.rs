@@ -329,24 +329,32 @@ impl Sock {
     }
 
     /// Zero unless what it receives is judged by its IP header, or an option of that is to be
-    /// told: IP_MINTTL, IPV6_MINHOPCOUNT, IPV6_RECVHOPLIMIT and its like.
+    /// told: IP_MINTTL, IPV6_MINHOPCOUNT, IPV6_RECVHOPLIMIT and its like; or what it sends has
+    /// options of IP (IP_OPTIONS, IPV6_DSTOPTS and its like), which whoever receives it may
+    /// refuse.
     #[inline(always)]
-    pub(crate) fn wants_headers(&self) -> usize {
+    pub(crate) fn wants_headers(&self, _rcu: Rcu<'_>) -> usize {
         let inet = self.raw().cast::<bindings::inet_sock>();
         // SAFETY: `self` is a valid socket of IPv4 or IPv6; single bytes and words, read volatile.
-        // What `pinet6` leads to is part of the socket.
+        // What `pinet6` leads to is part of the socket; options are valid under RCU.
         unsafe {
-            let v4 = usize::from(addr_of!((*inet).min_ttl).read_volatile());
+            let options = addr_of!((*inet).inet_opt).read_volatile();
+            let mut headers = usize::from(addr_of!((*inet).min_ttl).read_volatile());
+
+            // Who takes them back leaves empty ones.
+            if !options.is_null() {
+                headers |= usize::from(addr_of!((*options).opt.optlen).read());
+            }
             #[cfg(CONFIG_IPV6)]
             {
                 let v6 = addr_of!((*inet).pinet6).read_volatile();
                 if !v6.is_null() {
-                    return v4
-                        | usize::from(addr_of!((*v6).min_hopcount).read_volatile())
-                        | usize::from(addr_of!((*v6).rxopt.all).read_volatile());
+                    headers |= usize::from(addr_of!((*v6).min_hopcount).read_volatile())
+                        | usize::from(addr_of!((*v6).rxopt.all).read_volatile())
+                        | addr_of!((*v6).opt).read_volatile().addr();
                 }
             }
-            v4
+            headers
         }
     }
 
@@ -422,9 +430,10 @@ impl Sock {
 
     /// Zero unless a write is no plain one: it wants time stamps or callbacks of BPF, or
     /// signals when there is room (`O_ASYNC`), for which `tcp_sendmsg()` keeps account; or it
-    /// must fail, since an error is pending or we are shut down.
+    /// must fail, since an error is pending or we are shut down; or the socket has a filter or
+    /// options for which ACKs matter ([`Sock::has_filter`], [`Sock::wants_headers`]).
     #[inline(always)]
-    pub(crate) fn odd_writer(&self) -> usize {
+    pub(crate) fn odd_writer(&self, rcu: Rcu<'_>) -> usize {
         const FLAGS: usize =
             1 << bindings::sock_flags_SOCK_RCVTSTAMP | 1 << bindings::sock_flags_SOCK_FASYNC;
         // SAFETY: `self` is a valid socket; single words, read volatile.
@@ -432,6 +441,8 @@ impl Sock {
             addr_of!((*self.raw()).sk_tsflags).read_volatile() as usize
                 | usize::from(addr_of!((*self.raw()).sk_bpf_cb_flags).read_volatile())
                 | self.bpf_callbacks()
+                | self.wants_headers(rcu)
+                | addr_of!((*self.raw()).sk_filter).read_volatile().addr()
                 | addr_of!((*self.raw()).__sk_common.__bindgen_anon_5.skc_flags).read_volatile()
                     & FLAGS
                 | addr_of!((*self.raw()).sk_err).read_volatile() as u32 as usize
@@ -446,7 +457,7 @@ impl Sock {
     /// [`Sock::wants_receive_timestamps`], [`Sock::wants_headers`] and
     /// [`Sock::bpf_callbacks`] at once.
     #[inline(always)]
-    pub(crate) fn odd_receiver(&self) -> usize {
+    pub(crate) fn odd_receiver(&self, rcu: Rcu<'_>) -> usize {
         const FLAGS: usize = 1 << bindings::sock_flags_SOCK_RCVTSTAMP;
         // SAFETY: `self` is a valid socket; single words, read volatile.
         unsafe {
@@ -455,7 +466,7 @@ impl Sock {
                     ^ bindings::TCP_ESTABLISHED as u8,
             ) | addr_of!((*self.raw()).sk_filter).read_volatile().addr()
                 | self.raw_listeners()
-                | self.wants_headers()
+                | self.wants_headers(rcu)
                 | self.bpf_callbacks()
                 | addr_of!((*self.raw()).sk_tsflags).read_volatile() as usize
                 | addr_of!((*self.raw()).__sk_common.__bindgen_anon_5.skc_flags).read_volatile()
