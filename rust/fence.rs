@@ -60,7 +60,7 @@ pub(crate) fn sender(s: &Tcp<'_>, member: &Member<'_>) -> Fence {
 
 /// Whether nothing of the sender's own is about the ACKs that friends do not send: a filter would
 /// judge them, and so would a least TTL; options of IPv6 tell of the last one.
-#[inline(always)]
+#[inline(never)]
 fn hears_acks(sock: &Sock, member: &Member<'_>) -> Fence {
     unless(
         sock.has_filter() || sock.wants_headers(member.rcu()) != 0,
@@ -164,7 +164,7 @@ fn is_filtered(net: &Net, member: &Member<'_>) -> bool {
 }
 
 /// What can be asked of a receiver, of the pair of `member`, without its lock.
-#[inline(always)]
+#[inline(never)]
 fn any_receiver(sock: &Sock, member: &Member<'_>) -> Fence {
     match sock.state() {
         State::Established => (),
