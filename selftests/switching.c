@@ -188,7 +188,7 @@ TEST_F(switching, mid_stream)
 }
 
 /* Many connections, each a friend for a part of its life. */
-TEST_F(switching, again_and_again)
+TEST_F_TIMEOUT(switching, again_and_again, 120)
 {
 	enum { N = 6 };
 	int client[N], server[N], i, k;
