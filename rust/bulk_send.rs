@@ -32,6 +32,7 @@ use crate::{
         Rcu,
         Size,
         Skb,
+        SlockGuard,
         Sock,
         Source,
         Tcp, //
@@ -65,7 +66,7 @@ struct Batch {
 
 impl Batch {
     /// Copies at most `want` bytes: as many as there is memory for and pages are there.
-    #[inline(never)]
+    #[inline(always)]
     fn fill(from: &mut Source<'_>, want: usize) -> Self {
         let mut batch = Batch {
             skbs: [const { None }; SKBS],
@@ -99,7 +100,7 @@ impl Batch {
     ///
     /// Relies on invariants 1 and 2, which the fences establish, and restores 1 and 3. The
     /// receiver is not woken.
-    #[inline(never)]
+    #[inline(always)]
     fn commit(
         &mut self,
         sock: &Sock,
@@ -165,11 +166,14 @@ impl Batch {
 fn room_for(peer: &Sock, want: usize) -> usize {
     const ROUGHLY: usize = 32 << 10;
     let room = Size::Large.room();
-    let free = peer.receive_buffer().saturating_sub(peer.receive_memory());
 
     if !fence::has_room(peer) {
         return 0;
     }
+    if want <= room {
+        return want;
+    }
+    let free = peer.receive_buffer().saturating_sub(peer.receive_memory());
     // An skb of that many bytes takes hardly more memory than that.
     let skbs = (free.unsigned_abs() as usize / (ROUGHLY + ROUGHLY / 8)).saturating_add(1);
 
@@ -180,12 +184,11 @@ fn room_for(peer: &Sock, want: usize) -> usize {
 /// many bytes that were; 0 if TCP must write them.
 ///
 /// Takes both spinlocks, and gives them back.
-#[inline(never)]
 pub(crate) fn send(
     sock: &Sock,
     mut from: Source<'_>,
     member: Member<'_>,
-    mut process: Process<'_>,
+    process: Process<'_>,
 ) -> usize {
     let want = from.len();
     let peer = member.peer();
@@ -196,40 +199,9 @@ pub(crate) fn send(
         || !member.nobody_waits()
         || room_for(peer, want) < want
     {
-        0
-    } else {
-        let mut batch = Batch::fill(&mut from, want);
-        let moved = if batch.bytes == want {
-            commit(sock, &mut batch, &member, &mut process)
-        } else {
-            0
-        };
-        batch.give_back(&mut from, moved);
-        moved
+        return 0;
     }
-}
-
-#[inline(always)]
-fn commit(sock: &Sock, batch: &mut Batch, member: &Member<'_>, process: &mut Process<'_>) -> usize {
-    let mut peer_guard = process.lock(member.peer());
-    peer_guard.incoming_cpu_update();
-    let Held::Free(mut peer_locked) = peer_guard.held() else {
-        return 0;
-    };
-    let mut p = peer_locked.tcp();
-    let Some(mut guard) = peer_locked.try_lock_peer(sock) else {
-        return 0;
-    };
-    let Held::Free(locked) = guard.held() else {
-        return 0;
-    };
-    let moved = batch.commit(sock, &mut locked.tcp(), &mut p, member);
-
-    drop(guard);
-    if moved != 0 {
-        p.data_ready(member.rcu());
-    }
-    moved
+    write(sock, &mut from, want, &member, Writer::Task(process))
 }
 
 /// Writes some bytes of `from` to `sock`, which its caller owns (hook). Returns how many; 0 if
@@ -239,35 +211,85 @@ fn commit(sock: &Sock, batch: &mut Batch, member: &Member<'_>, process: &mut Pro
 pub(crate) fn send_owned(
     sock: &Sock,
     mut from: Source<'_>,
-    mut owned: Owned<'_>,
+    owned: Owned<'_>,
     rcu: Rcu<'_>,
 ) -> usize {
     let Some(member) = Member::of(sock, rcu) else {
         return 0;
     };
     let peer = member.peer();
-    let mut s = owned.tcp();
     let want = room_for(peer, from.len());
 
     // What is sure to be refused is not copied first.
-    if s.write_queue() != 0 || peer.seems_owned() || !member.nobody_waits() || want == 0 {
+    if owned.tcp().write_queue() != 0 || peer.seems_owned() || !member.nobody_waits() || want == 0
+    {
         return 0;
     }
-    let mut batch = Batch::fill(&mut from, want);
-    let mut guard = owned.lock_peer(peer);
-    guard.incoming_cpu_update();
-    let moved = match guard.held() {
-        Held::Free(locked) => {
-            let mut p = locked.tcp();
-            let moved = batch.commit(sock, &mut s, &mut p, &member);
-            if moved != 0 {
-                p.data_ready(rcu);
-            }
-            moved
-        }
-        Held::Busy(_) => 0,
+    write(sock, &mut from, want, &member, Writer::Owner(owned))
+}
+
+/// Who writes.
+enum Writer<'a> {
+    /// A task that has not locked the socket: its call is all or nothing.
+    Task(Process<'a>),
+    /// The socket's owner.
+    Owner(Owned<'a>),
+}
+
+/// Writes `want` bytes, or as many as there is memory for if the owner does. Returns how many.
+///
+/// Takes the spinlocks that the caller has not, and gives them back.
+#[inline(never)]
+fn write(
+    sock: &Sock,
+    from: &mut Source<'_>,
+    want: usize,
+    member: &Member<'_>,
+    writer: Writer<'_>,
+) -> usize {
+    let mut batch = Batch::fill(from, want);
+    let all = batch.bytes == want || matches!(writer, Writer::Owner(_));
+    let moved = if all {
+        queue(sock, &mut batch, member, writer)
+    } else {
+        0
     };
+    batch.give_back(from, moved);
+    moved
+}
+
+/// Takes the spinlocks, queues, and wakes the reader.
+#[inline(always)]
+fn queue(sock: &Sock, batch: &mut Batch, member: &Member<'_>, mut writer: Writer<'_>) -> usize {
+    let owned = match &writer {
+        Writer::Owner(owned) => Some(owned.tcp()),
+        Writer::Task(_) => None,
+    };
+    let mut peer_guard = match &mut writer {
+        Writer::Owner(owned) => owned.lock_peer(member.peer()),
+        Writer::Task(process) => process.lock(member.peer()),
+    };
+    peer_guard.incoming_cpu_update();
+    let Held::Free(mut peer_locked) = peer_guard.held() else {
+        return 0;
+    };
+    let mut p = peer_locked.tcp();
+    let mut guard = None;
+    let mut s = match owned {
+        Some(s) => s,
+        None => {
+            guard = peer_locked.try_lock_peer(sock);
+            let Some(Held::Free(locked)) = guard.as_mut().map(SlockGuard::held) else {
+                return 0;
+            };
+            locked.tcp()
+        }
+    };
+    let moved = batch.commit(sock, &mut s, &mut p, member);
+
     drop(guard);
-    batch.give_back(&mut from, moved);
+    if moved != 0 {
+        p.data_ready(member.rcu());
+    }
     moved
 }
