@@ -221,8 +221,7 @@ pub(crate) fn send_owned(
     let want = room_for(peer, from.len());
 
     // What is sure to be refused is not copied first.
-    if owned.tcp().write_queue() != 0 || peer.seems_owned() || !member.nobody_waits() || want == 0
-    {
+    if owned.tcp().write_queue() != 0 || peer.seems_owned() || !member.nobody_waits() || want == 0 {
         return 0;
     }
     write(sock, &mut from, want, &member, Writer::Owner(owned))

@@ -120,22 +120,18 @@ pub(crate) fn syn(sock: &Sock, syn: Opening, rcu: Rcu<'_>) {
     }
 }
 
-/// A listener answers a SYN, the mark of which is `offered`; or answers it again, when
-/// that is not known (hook).
-pub(crate) fn synack(request: &Request<'_>, again: bool, offered: Option<Mark>, synack: Opening) {
+/// A listener answers a SYN, the mark of which is `offered` (hook). What either end sends again is
+/// not marked: it may go another way, and who stands there would get a say for nothing.
+pub(crate) fn synack(request: &Request<'_>, offered: Option<Mark>, synack: Opening) {
     let Some(namespace) = request.net().state() else {
         return;
     };
     if !on() || !namespace.on() {
         return;
     }
-    let end = request.end();
-    let mark = if again {
-        offers::at(end, request.isn())
-    } else {
-        offered
-            .filter(|&mark| mark.isn == request.isn() && offers::arrived(mark, end, request.net()))
-    };
+    let mark = offered.filter(|&mark| {
+        mark.isn == request.isn() && offers::arrived(mark, request.end(), request.net())
+    });
     if let Some(mark) = mark {
         // Without memory for it the client takes its offer back.
         synack.mark(mark);

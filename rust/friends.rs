@@ -200,7 +200,7 @@ impl Hooks for Friends {
         crossing::syn(sock, syn, rcu);
     }
 
-    fn synack(request: &Request<'_>, again: bool, offered: Option<Mark>, synack: Opening) {
-        crossing::synack(request, again, offered, synack);
+    fn synack(request: &Request<'_>, offered: Option<Mark>, synack: Opening) {
+        crossing::synack(request, offered, synack);
     }
 }

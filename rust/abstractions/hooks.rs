@@ -164,8 +164,8 @@ pub(crate) trait Hooks {
     /// `sock`, which the caller owns, sends its SYN.
     fn syn(sock: &Sock, syn: Opening, rcu: Rcu<'_>);
 
-    /// A SYN is answered, the mark of which is `offered`; or it is answered `again`.
-    fn synack(request: &Request<'_>, again: bool, offered: Option<Mark>, synack: Opening);
+    /// A SYN is answered, the mark of which is `offered`.
+    fn synack(request: &Request<'_>, offered: Option<Mark>, synack: Opening);
 }
 
 /// Whether the hooks for marks are to be called. May sleep.
@@ -327,11 +327,10 @@ impl<T: Hooks> Adapter<T> {
         syn: *const bindings::sk_buff,
         skb: *mut bindings::sk_buff,
     ) {
-        // SAFETY: The C side passes a request of TCP, null or its SYN, and the answer before it is
-        // sent.
+        // SAFETY: The C side passes a request of TCP, its SYN, and the answer before it is sent.
         let (request, offered, synack) =
             unsafe { (Request::from_raw(req), Mark::of(syn), Opening::new(skb)) };
-        T::synack(&request, syn.is_null(), offered, synack);
+        T::synack(&request, offered, synack);
     }
 
     const OPS: bindings::tcp_friends_ops = bindings::tcp_friends_ops {

@@ -246,15 +246,6 @@ pub(crate) fn arrived(mark: Mark, end: End, net: &Net) -> bool {
     .is_some()
 }
 
-/// The mark of the offer that has arrived at that end.
-pub(crate) fn at(end: End, isn: u32) -> Option<Mark> {
-    with(isn, |chain| {
-        chain
-            .find(|offer| offer.mark.isn == isn && offer.end == Some(end))
-            .map(|offer| offer.mark)
-    })?
-}
-
 /// Whether `sock` has an offer, which has arrived, and that segment answers it.
 pub(crate) fn is_answered(sock: &Sock, by: Mark, rcu: Rcu<'_>) -> bool {
     let Some(device) = sock.net().device(by.came_by, rcu) else {

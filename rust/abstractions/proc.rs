@@ -127,13 +127,18 @@ unsafe extern "C" fn stop(_seq: *mut bindings::seq_file, _v: *mut c_void) {}
 ///
 /// As `seq_operations.show`.
 unsafe extern "C" fn show(seq: *mut bindings::seq_file, v: *mut c_void) -> c_int {
+    // SAFETY: By the function's safety requirements nobody else has the file (`seq_has_overflowed()`).
+    let is_full = || unsafe { addr_of!((*seq).count).read() == addr_of!((*seq).size).read() };
     // SAFETY: By the function's safety requirements.
     let (net, seq) = unsafe { (net(seq), SeqFile::from_raw(seq)) };
     match v.addr().checked_sub(BUCKETS) {
         None => listing::head(seq),
         // TRUNCATE: It was made of a bucket's number.
         Some(bucket) => in_bucket(net, bucket as u32, |sock, _, rcu| {
-            listing::line(seq, sock, rcu);
+            // What does not fit is asked for again, with a larger buffer.
+            if !is_full() {
+                listing::line(seq, sock, rcu);
+            }
         }),
     }
     0
