@@ -25,8 +25,9 @@ pub(crate) struct Half {
     /// It has something in its write queue that could not be moved, and whoever can move it
     /// shall do so.
     waiting: Atomic<bool>,
-    /// Its owner lets go of it, has its spinlock, and is about to take the other end's.
-    reaching: Atomic<bool>,
+    /// The task that owns this end is releasing it: it holds this end's spinlock and tries the
+    /// other end's. Written with this end's spinlock held.
+    releasing: Atomic<bool>,
     /// Whether its write queue is being pushed, and what its transmission answers then.
     pushing: Atomic<i8>,
     /// What it had received when its oldest segment in flight was sent (`rcv_nxt`).
@@ -66,7 +67,7 @@ impl Half {
     pub(crate) fn new(sock: &Sock, interval: u32) -> Self {
         Self {
             waiting: Atomic::new(false),
-            reaching: Atomic::new(false),
+            releasing: Atomic::new(false),
             pushing: Atomic::new(Pushing::Not as i8),
             acked: Atomic::new(sock.peek_rcv_nxt()),
             route: Atomic::new(NO_ROUTE),
@@ -90,15 +91,17 @@ impl Half {
         self.waiting.store(waits, Relaxed);
     }
 
-    /// Whether its owner, letting go, is about to take the spinlock of the other end, which the
-    /// caller has: it will look at both ends then.
-    pub(crate) fn reaches(&self) -> bool {
-        self.reaching.load(Relaxed)
+    /// Whether the task that releases this end tries the spinlock of the other end. The caller
+    /// holds that spinlock: so the task has not got it yet, and will look at both ends once it
+    /// has, or send an ACK if it gives up.
+    pub(crate) fn is_releasing(&self) -> bool {
+        self.releasing.load(Relaxed)
     }
 
-    /// From now on it does, or not any more. The caller has the spinlock of this end.
-    pub(crate) fn set_reaches(&self, reaches: bool) {
-        self.reaching.store(reaches, Relaxed);
+    /// The task that releases this end begins to try the spinlock of the other end, or ends doing
+    /// so. The caller holds the spinlock of this end.
+    pub(crate) fn set_releasing(&self, releasing: bool) {
+        self.releasing.store(releasing, Relaxed);
     }
 
     /// Whether the wire still lets it.

@@ -182,8 +182,8 @@ fn ask(
 /// `member` is its view of the pair. What has to take the wire is transmitted, and what has to
 /// wait gets the probe timer.
 ///
-/// The caller has exclusive access to both, to `s` by its spinlock. Invariants as for
-/// [`between`]. The receiver is not woken.
+/// The caller has exclusive access to both. It relies on the same invariants as [`between`], and
+/// keeps the same. The receiver is not woken.
 pub(crate) fn fetch(s: &mut Tcp<'_>, p: &mut Tcp<'_>, member: &Member<'_>) -> Moved {
     let (mss, nonagle) = (s.mss_cache(), s.nonagle());
     let fenced = fence::sender(s, member);

@@ -118,14 +118,14 @@ pub(crate) fn released(sock: &Sock, mut locked: Spinlocked<'_>, rcu: Rcu<'_>) ->
         return Read::Tcp;
     };
     let mut p = locked.tcp();
-    member.half().set_reaches(true);
-    let guard = locked.keep_trying_peer(member.peer(), TRIES, || {
-        // What it tries is ours, so that it has not got it yet.
-        !member.is_first() && member.peer_half().reaches()
-    });
-    member.half().set_reaches(false);
+    // Whether the first end's owner is to do the work of both.
+    let is_left_to_peer = || !member.is_first() && member.peer_half().is_releasing();
+
+    member.half().set_releasing(true);
+    let guard = locked.keep_trying_peer(member.peer(), TRIES, is_left_to_peer);
+    member.half().set_releasing(false);
     let Some(guard) = guard else {
-        if !member.is_first() && member.peer_half().reaches() {
+        if is_left_to_peer() {
             return Read::Done;
         }
         member.namespace().count(Counter::Nudged, 1);

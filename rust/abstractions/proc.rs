@@ -127,7 +127,10 @@ unsafe extern "C" fn stop(_seq: *mut bindings::seq_file, _v: *mut c_void) {}
 ///
 /// As `seq_operations.show`.
 unsafe extern "C" fn show(seq: *mut bindings::seq_file, v: *mut c_void) -> c_int {
-    // SAFETY: By the function's safety requirements nobody else has the file (`seq_has_overflowed()`).
+    // As `seq_has_overflowed()`.
+    //
+    // SAFETY: By the function's safety requirements the file is open; `seq_file.lock`, which the
+    // caller holds, keeps others from it.
     let is_full = || unsafe { addr_of!((*seq).count).read() == addr_of!((*seq).size).read() };
     // SAFETY: By the function's safety requirements.
     let (net, seq) = unsafe { (net(seq), SeqFile::from_raw(seq)) };

@@ -890,8 +890,10 @@ impl<'a> Spinlocked<'a> {
         SlockGuard::try_one(peer)
     }
 
-    /// The same, tried so many times, unless `in_vain` says that it is in vain: who has it gives
-    /// it back soon, unless the processor is taken from it.
+    /// Tries to take the peer's spinlock `times` times, or until `in_vain` says that whoever holds
+    /// it will not give it back meanwhile. Other holders do so within some microseconds, unless
+    /// their processor is taken from them. Never waits without a bound, since we hold a spinlock
+    /// ourselves: two that did so would wait for each other.
     pub(crate) fn keep_trying_peer<'s>(
         &'s mut self,
         peer: &'s Sock,
