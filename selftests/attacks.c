@@ -516,16 +516,6 @@ static void measure(struct __test_metadata *_metadata, self_t *self, variant_t *
 	group_end(&sends);
 }
 
-/* All on this processor: others would keep back pages of TCP's memory of their own. */
-static void stay_here(struct __test_metadata *_metadata)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(sched_getcpu(), &set);
-	ASSERT_EQ(0, sched_setaffinity(0, sizeof(set), &set));
-}
-
 static bool within(int64_t a, int64_t b, int64_t of)
 {
 	return llabs(a - b) <= of / 20;
@@ -552,7 +542,8 @@ TEST_F_TIMEOUT(attacks, memory_of_owned, 120)
 		SKIP(return, "no cgroups with memory at " CGROUPS);
 	}
 	group_end(&probe);
-	stay_here(_metadata);
+	/* Each processor keeps pages of TCP's memory for itself. */
+	run_on(_metadata, sched_getcpu());
 	for (i = 0; i < 3; i++) {
 		measure(_metadata, self, variant, false, &wire);
 		measure(_metadata, self, variant, variant->friends, &here);

@@ -215,6 +215,16 @@ static inline bool enter_netns(struct __test_metadata *_metadata, bool friends)
 	return true;
 }
 
+/* From now on this thread, and those that it makes, run on @cpu. */
+static inline void run_on(struct __test_metadata *_metadata, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(set), &set));
+}
+
 enum ends { IPV4, IPV6, MAPPED };
 
 /* Of the client. */

@@ -475,15 +475,6 @@ TEST_F(options, timestamping_sent)
 	EXPECT_CARRIED(sent);
 }
 
-static void run_on(struct __test_metadata *_metadata, int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	ASSERT_EQ(0, sched_setaffinity(0, sizeof(set), &set));
-}
-
 /* Where the last data came from, which on lo is where the sender runs. */
 TEST_F(options, incoming_cpu)
 {
