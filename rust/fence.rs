@@ -96,6 +96,7 @@ pub(crate) fn learn_routes(sock: &Sock, member: &Member<'_>) {
 fn new_route(sock: &Sock, half: &Half, member: &Member<'_>) -> Fence {
     let (id, rcu) = (sock.route_id(), member.rcu());
 
+    half.forget_route();
     // The next segment finds one.
     unless(id == 0, Wire::Route)?;
     unless(sock.has_ipsec(rcu), Wire::Ipsec)?;
@@ -318,13 +319,21 @@ pub(crate) fn is_data_and_fin(head: &Head<'_>) -> bool {
 /// Whether a receiver takes one more skb: it does until what it holds fills its
 /// buffer, as TCP does for segments in its window (`tcp_can_ingest()`).
 ///
-/// So it holds at most one skb more than its buffer; than half of it, where memory is short, since
-/// there `__tcp_select_window()` offers no more. What is charged with a spinlock held passes a
-/// cgroup's `memory.max`, so that nothing else would hold it back.
+/// So it holds at most one skb more than its buffer. Where TCP is short of memory it is one more
+/// than half of it, since there `__tcp_select_window()` offers no more; and where its cgroup has
+/// passed `memory.max`, one more than [`LITTLE`]. What is charged with a spinlock held passes that,
+/// so that nothing else would hold it back.
 #[inline(always)]
 pub(crate) fn has_room(sock: &Sock) -> bool {
     let memory = sock.receive_memory();
+    let always = if sock.has_cgroup() {
+        LITTLE
+    } else {
+        sock.receive_buffer() / 2
+    };
 
-    memory <= sock.receive_buffer() / 2
-        || memory <= sock.receive_buffer() && !sock.is_short_of_memory()
+    memory <= always || memory <= sock.receive_buffer() && !sock.is_short_of_memory()
 }
+
+/// So much any receiver takes, so that what reads it goes on.
+const LITTLE: i32 = 32 * 1024;

@@ -121,6 +121,11 @@ impl Half {
         self.route.load(Relaxed)
     }
 
+    /// None is known to be fit: another one may be at the same address later.
+    pub(crate) fn forget_route(&self) {
+        self.route.store(NO_ROUTE, Relaxed);
+    }
+
     /// That route is fit, which is not 0.
     pub(crate) fn set_route(&self, id: usize) {
         self.route.store(id, Relaxed);
@@ -168,9 +173,10 @@ impl Half {
     }
 
     /// From time to time, with exclusive access to `s`, the socket of this end: what TCP
-    /// learns from ACKs and routes, and TCP_INFO tells.
+    /// learns from ACKs and routes, and TCP_INFO tells. Its route is looked at anew.
     pub(crate) fn look(&self, s: &mut Tcp<'_>) {
         s.refresh_mss();
+        self.forget_route();
 
         // TRUNCATE: Only differences count.
         let sent = s.bytes_sent() as u32;

@@ -211,6 +211,11 @@ pub(crate) fn fetch(s: &mut Tcp<'_>, p: &mut Tcp<'_>, member: &Member<'_>) -> Mo
     moved
 }
 
+/// No more skbs are moved with both spinlocks held, and no more bytes copied for that: what is left
+/// takes the wire.
+const AT_ONCE: u32 = 256;
+const COPIED_AT_ONCE: u32 = 128 * 1024;
+
 /// Moves skbs until something stops it.
 ///
 /// Relies on invariants 1 and 2, and restores 1: between two skbs nobody else
@@ -218,6 +223,8 @@ pub(crate) fn fetch(s: &mut Tcp<'_>, p: &mut Tcp<'_>, member: &Member<'_>) -> Mo
 /// Restores 3 by [`window::follow`].
 fn move_all(s: &mut Tcp<'_>, p: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Moved {
     let mut moved = Moved::none(Stop::Empty);
+    let mut copied = 0u32;
+
     moved.stop = loop {
         let Some(mut head) = s.send_head() else {
             break Stop::Empty;
@@ -244,8 +251,14 @@ fn move_all(s: &mut Tcp<'_>, p: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Moved {
         if !fence::has_room(p.sock()) {
             break Stop::Full;
         }
-        if head.is_zerocopy() && !head.own_pages() {
-            break Stop::Wire(Wire::Memory);
+        if moved.skbs == AT_ONCE || copied >= COPIED_AT_ONCE {
+            break Stop::Wire(Wire::Contended);
+        }
+        if head.is_zerocopy() {
+            copied = copied.wrapping_add(head.len());
+            if !head.own_pages() {
+                break Stop::Wire(Wire::Memory);
+            }
         }
         let len = head.segment().len();
         if len >= MEASURED {

@@ -128,14 +128,12 @@ fn is_held_back(s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> bool {
 }
 
 /// Whether the wire would find the window too small for what is next, be it a FIN, with
-/// nothing in flight whose ACK tells of a larger one. The caller has the sender to itself.
-fn is_pinched(s: &mut Tcp<'_>, mss: u32) -> bool {
-    let wnd = s.snd_wnd();
+/// nothing in flight whose ACK tells of a larger one. Small skbs are made into one first
+/// (`tcp_grow_skb()`). The caller has the sender to itself.
+fn is_pinched(s: &Tcp<'_>, mss: u32) -> bool {
+    let unsent = s.write_seq().wrapping_sub(s.snd_nxt());
 
-    s.packets_out() == 0
-        && s.snd_una() == s.snd_nxt()
-        && s.send_head()
-            .is_some_and(|head| head.len().min(mss).max(1) > wnd)
+    s.packets_out() == 0 && s.snd_una() == s.snd_nxt() && unsent.min(mss) > s.snd_wnd()
 }
 
 /// Takes the peer's lock as the caller may, and moves.
@@ -155,14 +153,18 @@ fn go(caller: Caller<'_>, member: &Member<'_>, mss: u32, nonagle: u32) -> Result
             let mut s = owned.tcp();
             fenced = fence::sender(&s, member);
             if let Err(why) = fenced {
-                if !is_pinched(&mut s, mss) {
+                if !is_pinched(&s, mss) {
                     return Err(why);
                 }
             } else if s.owes_ack() {
-                if let Some(head) = s.send_head() {
-                    if !fence::is_data_and_fin(&head) {
-                        // What takes the wire takes the ACK along.
-                        fence::skb(&head)?;
+                let shape = match s.send_head() {
+                    Some(head) if !fence::is_data_and_fin(&head) => fence::skb(&head),
+                    _ => Ok(()),
+                };
+                // What takes the wire takes the ACK along.
+                if let Err(why) = shape {
+                    if !is_pinched(&s, mss) {
+                        return Err(why);
                     }
                 }
                 // What is moved carries none, and Nagle's algorithm would have the peer wait for it
@@ -174,10 +176,10 @@ fn go(caller: Caller<'_>, member: &Member<'_>, mss: u32, nonagle: u32) -> Result
         }
         Caller::Softirq(own) => {
             spinlocked = own;
-            let mut s = spinlocked.tcp();
+            let s = spinlocked.tcp();
             fenced = fence::sender(&s, member);
             if let Err(why) = fenced {
-                if !is_pinched(&mut s, mss) {
+                if !is_pinched(&s, mss) {
                     return Err(why);
                 }
             } else if s.owes_ack() {

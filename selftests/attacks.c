@@ -564,6 +564,102 @@ TEST_F_TIMEOUT(attacks, memory_of_owned, 120)
 	EXPECT_CARRIED_ANY();
 }
 
+/* ---- memory of receivers that do not read ---- */
+
+#define UNREAD		24
+#define UNREAD_ROOM	(16 * (int64_t)MIB)
+
+/* Writes to each in turn, for as long as one of them takes it; nobody reads. */
+static void fill_all(const int *fds, int n)
+{
+	static char buf[32 * 1024];
+	bool more = true;
+	int i;
+
+	memset(buf, 'u', sizeof(buf));
+	while (more) {
+		more = false;
+		for (i = 0; i < n; i++)
+			more |= send(fds[i], buf, sizeof(buf), MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
+	}
+}
+
+/* By how much a cgroup in which all ends are goes beyond memory.max, which may kill its writer. */
+static int64_t fill_group(struct __test_metadata *_metadata, variant_t *variant, bool friends)
+{
+	int client[UNREAD], server[UNREAD], listener, i;
+	struct group g;
+	int64_t limit;
+	uint64_t before;
+	char max[32];
+	pid_t pid;
+
+	ASSERT_TRUE(enter_netns(_metadata, friends));
+	ASSERT_TRUE(group_make(&g, "unread"));
+	listener = listener_for(_metadata, variant->ends, NULL);
+	set_int(_metadata, listener, SOL_SOCKET, SO_RCVBUFFORCE, 4 * MIB);
+	before = friends_stat("bytes");
+	for (i = 0; i < UNREAD; i++) {
+		client[i] = client_for(_metadata, variant->ends, listener, NULL);
+		server[i] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+		ASSERT_LE(0, server[i]);
+		talk(_metadata, client[i], server[i]);
+	}
+	close(listener);
+	if (friends)
+		ASSERT_LT(before, friends_stat("bytes")) friends_print();
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		raise(SIGSTOP);
+		fill_all(client, UNREAD);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, NULL, WUNTRACED));
+	/* It stays there, and only it can be killed. */
+	ASSERT_TRUE(write_file(CGROUPS, "cgroup.procs", "0"));
+	limit = number_in(_metadata, g.dir, "memory.current") + UNREAD_ROOM;
+	snprintf(max, sizeof(max), "%" PRId64, limit);
+	ASSERT_TRUE(write_file(g.dir, "memory.max", max));
+	ASSERT_EQ(0, kill(pid, SIGCONT));
+	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	limit = number_in(_metadata, g.dir, "memory.peak") - limit;
+	for (i = 0; i < UNREAD; i++) {
+		close(client[i]);
+		close(server[i]);
+	}
+	group_end(&g);
+	return limit;
+}
+
+/*
+ * Nor do many small writes get past memory.max where nobody reads, each to half of a receive
+ * buffer: at the limit they are the sender's, who has to wait for memory.
+ */
+TEST_F_TIMEOUT(attacks, memory_of_unread, 120)
+{
+	int64_t wire, here;
+	struct group probe;
+
+	if (!group_make(&probe, "probe")) {
+		group_end(&probe);
+		EXPECT_CARRIED_ANY();
+		SKIP(return, "no cgroups with memory at " CGROUPS);
+	}
+	group_end(&probe);
+	/* Each processor keeps pages of TCP's memory for itself. */
+	run_on(_metadata, sched_getcpu());
+	wire = fill_group(_metadata, variant, false);
+	here = fill_group(_metadata, variant, variant->friends);
+	TH_LOG("beyond memory.max by %" PRId64 " KiB on the wire, by %" PRId64 " here", wire >> 10,
+	       here >> 10);
+	/* Vacuous if nothing ever comes near it. */
+	EXPECT_LT(-UNREAD_ROOM / 8, here);
+	EXPECT_GE((wire > 0 ? wire : 0) + UNREAD_ROOM / 8, here);
+	EXPECT_CARRIED_ANY();
+}
+
 /* ---- a reset in the middle of a call ---- */
 
 #define LARGE	(32 * MIB)

@@ -571,6 +571,22 @@ impl Sock {
         unsafe { addr_of!((*self.raw()).sk_max_pacing_rate).read_volatile() }
     }
 
+    /// Whether its memory is charged to a cgroup. A word that is set when a socket is made or
+    /// accepted.
+    #[cfg(CONFIG_MEMCG)]
+    #[inline(always)]
+    pub(crate) fn has_cgroup(&self) -> bool {
+        // SAFETY: `self` is a valid socket.
+        unsafe { !addr_of!((*self.raw()).sk_memcg).read_volatile().is_null() }
+    }
+
+    /// Whether its memory is charged to a cgroup: there are none.
+    #[cfg(not(CONFIG_MEMCG))]
+    #[inline(always)]
+    pub(crate) fn has_cgroup(&self) -> bool {
+        false
+    }
+
     /// Whether its account is only with the protocol: no cgroup has a part in it, and
     /// nothing is reserved (`SO_RESERVE_MEM`).
     #[inline(always)]
@@ -579,11 +595,9 @@ impl Sock {
         // and by its owner.
         unsafe {
             let sk = self.raw();
-            #[cfg(CONFIG_MEMCG)]
-            if !addr_of!((*sk).sk_memcg).read_volatile().is_null() {
-                return false;
-            }
-            addr_of!((*sk).sk_reserved_mem).read_volatile() == 0
+
+            !self.has_cgroup()
+                && addr_of!((*sk).sk_reserved_mem).read_volatile() == 0
                 && bindings::sock_common::skc_bypass_prot_mem_raw(addr_of!((*sk).__sk_common)) == 0
         }
     }
@@ -1155,7 +1169,13 @@ impl<'a> Tcp<'a> {
 
             // A receive queue that was collapsed (`tcp_collapse()`) may have taken more than there
             // was: then the pages are not enough.
-            if left < 0 || have >= size || have < size.wrapping_sub(pages) {
+            //
+            // What the sender has reserved (SO_RESERVE_MEM) stays its own.
+            if left < 0
+                || have >= size
+                || have < size.wrapping_sub(pages)
+                || addr_of!((*sender.raw()).sk_reserved_mem).read_volatile() != 0
+            {
                 return false;
             }
             theirs.write_volatile(left);
@@ -1198,8 +1218,14 @@ impl<'a> Tcp<'a> {
                     .write_volatile(have.wrapping_add(pages.wrapping_mul(PAGE) as i32));
                 return true;
             }
-            bindings::__sk_rmem_schedule(self.0.raw(), size, false)
         }
+        // What is charged with bottom halves off passes a cgroup's `memory.max`. Where that is near
+        // it is for the sender, who can wait for memory: TCP charges what it writes to its account.
+        if !self.0.has_plain_account() && self.0.is_short_of_memory() {
+            return false;
+        }
+        // SAFETY: By the type invariants the account is ours.
+        unsafe { bindings::__sk_rmem_schedule(self.0.raw(), size, false) }
     }
 
     /// The first skb of the receive queue.
