@@ -50,6 +50,7 @@ use crate::{
         Sock, //
     },
     pairing,
+    revalidate,
     stats::Counter, //
 };
 
@@ -91,7 +92,14 @@ pub(crate) fn device_changed(by: &Change) {
 
 /// A segment with that mark passes a device (hook).
 pub(crate) fn hop(mark: Mark, device: Device<'_>) {
-    offers::passes(mark, device);
+    match mark.question() {
+        Some(question) => {
+            if mark.is_for(device.namespace()) {
+                revalidate::arrived(question);
+            }
+        }
+        None => offers::passes(mark, device),
+    }
 }
 
 /// `sock`, which the caller owns, sends its SYN (hook).

@@ -20,6 +20,7 @@ use kernel::{
 use crate::{
     abstractions::{
         for_each_established,
+        mode_set,
         Member,
         Net,
         PerCpuCounters,
@@ -40,42 +41,23 @@ const REVALIDATE_MS: u32 = 1000;
 /// Of the switch: strict mode.
 const STRICT: i8 = 2;
 
-/// Whether the host's own namespace is in strict mode.
-static HOST_IS_STRICT: Atomic<bool> = Atomic::new(false);
-
-/// The same. For a pair that crosses this is asked before each move.
-#[inline(always)]
-pub(crate) fn host_is_strict() -> bool {
-    HOST_IS_STRICT.load(Relaxed)
-}
-
 /// Whether nothing that netfilter could see is moved past it between these two.
 ///
-/// A pair that crosses obeys whoever of the host and the two namespaces is strict, so that
-/// none of them has a say over another's packets.
+/// A pair that crosses obeys whoever is strict of the host and the namespaces that it passes, so
+/// that none of them has a say over another's packets.
 pub(crate) fn is_strict(member: &Member<'_>) -> bool {
-    member.namespace().is_strict()
-        || (member.crosses() && (host_is_strict() || member.peer_namespace().is_strict()))
+    member.namespace().is_strict() || member.namespaces().any(Namespace::is_strict)
 }
 
 /// How often the direction whose sender is in `ours` asks the wire, in jiffies; 0 for never.
 ///
-/// For a pair that crosses it is the shortest of what the host and the two namespaces say:
-/// what one of them sets makes it stricter for itself, and never laxer for another.
+/// For a pair that crosses it is the shortest of what the host and the namespaces that it passes
+/// say: what one of them sets makes it stricter for itself, and never laxer for another.
 pub(crate) fn interval(ours: &Namespace, member: &Member<'_>) -> u32 {
-    let own = ours.revalidate();
-    if !member.crosses() {
-        return own;
-    }
-    let host = Net::host().state().map_or(0, Namespace::revalidate);
-
-    shorter(
-        shorter(own, host),
-        shorter(
-            member.namespace().revalidate(),
-            member.peer_namespace().revalidate(),
-        ),
-    )
+    member
+        .namespaces()
+        .map(Namespace::revalidate)
+        .fold(ours.revalidate(), shorter)
 }
 
 /// The shorter of two intervals. 0 is never, and so the longest.
@@ -158,9 +140,7 @@ impl Namespace {
     ///
     /// Switched off, live connections go on over the wire (invariant 4).
     pub(crate) fn switched(&self, net: &Net) {
-        if net.is_host() {
-            HOST_IS_STRICT.store(self.is_strict(), Relaxed);
-        }
+        mode_set(net);
         if !self.on() {
             // Who still saw it on has formed its pair when this returns.
             rcu::synchronize_rcu();
@@ -168,7 +148,7 @@ impl Namespace {
         } else if self.is_strict() {
             // Likewise.
             rcu::synchronize_rcu();
-            self.for_all(net, |_, member, _| member.ask_all());
+            self.for_all(net, &|_, member, _| member.ask_all());
         }
     }
 
@@ -185,18 +165,20 @@ impl Namespace {
 
     /// Parts the pairs that there are now. May sleep.
     pub(crate) fn part_all(&self, net: &Net) {
-        self.for_all(net, pairing::part_in_use);
+        self.for_all(net, &|sock, member, trying| {
+            pairing::part_in_use(sock, member, trying);
+            true
+        });
     }
 
-    /// Calls `f` for each socket that has a friend now. May sleep.
-    fn for_all(&self, net: &Net, f: impl Fn(&Sock, &Member<'_>, &mut Trying<'_>)) {
+    /// Calls `f` for each socket that has a friend now, as [`for_each_established`]. May sleep.
+    #[inline(never)]
+    fn for_all(&self, net: &Net, f: &dyn Fn(&Sock, &Member<'_>, &mut Trying<'_>) -> bool) {
         if self.pairs() == 0 {
             return;
         }
         for_each_established(net, |sock: &Sock, trying: &mut Trying<'_>, rcu: Rcu<'_>| {
-            if let Some(member) = Member::of(sock, rcu) {
-                f(sock, &member, trying);
-            }
+            Member::of(sock, rcu).is_some_and(|member| f(sock, &member, trying))
         });
     }
 
@@ -221,13 +203,17 @@ impl Namespace {
     pub(crate) fn show(&self, seq: &SeqFile) {
         seq_print!(seq, "pairs {}\n", self.pairs());
         seq_print!(seq, "pairs_total {}\n", self.pairs_total());
-        seq_print!(seq, "bytes {}\n", self.sum(Counter::Bytes));
-        seq_print!(seq, "skbs {}\n", self.sum(Counter::Skbs));
-        seq_print!(seq, "full {}\n", self.sum(Counter::Full));
-        seq_print!(seq, "pulled {}\n", self.sum(Counter::Pulled));
-        seq_print!(seq, "nudged {}\n", self.sum(Counter::Nudged));
-        seq_print!(seq, "offered {}\n", self.sum(Counter::Offered));
-        seq_print!(seq, "crossed {}\n", self.sum(Counter::Crossed));
+        for (counter, name) in [
+            (Counter::Bytes, "bytes"),
+            (Counter::Skbs, "skbs"),
+            (Counter::Full, "full"),
+            (Counter::Pulled, "pulled"),
+            (Counter::Nudged, "nudged"),
+            (Counter::Offered, "offered"),
+            (Counter::Crossed, "crossed"),
+        ] {
+            seq_print!(seq, "{} {}\n", name, self.sum(counter));
+        }
         for (why, name) in Wire::ALL {
             seq_print!(seq, "wire_{} {}\n", name, self.sum(Counter::Wire(why)));
         }

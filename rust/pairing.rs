@@ -124,9 +124,9 @@ pub(crate) fn join(sock: &Sock, other: &Sock, path: Option<Path>, rcu: Rcu<'_>) 
     }
     relieve();
     let crosses = path.is_some();
-    // A tracker that comes later picks the connection up, and checks no windows.
-    let all =
-        ours.is_strict() || theirs.is_strict() || (!crosses && sock.net().tracks_connections(rcu));
+    // Of one that crosses the path tells who is strict. A tracker that comes later picks the
+    // connection up, and checks no windows.
+    let all = !crosses && (ours.is_strict() || sock.net().tracks_connections(rcu));
     count_both(ours, theirs, Counter::Paired);
     let formed = Pair::form(sock, other, [ours, theirs], path, all, rcu);
     if formed {

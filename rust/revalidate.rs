@@ -11,6 +11,10 @@
 //! still as it would without friends.
 //!
 //! Each direction asks for itself. No lock is taken here.
+//!
+//! An ACK alone is no answer where the ends are in two namespaces. Whoever may make packets in the
+//! receiver's can put there what was dropped on its way, and the receiver acknowledges that. So
+//! what asks is marked, and only what this kernel has handed over into that namespace answers.
 
 use kernel::sync::atomic::{
     Atomic,
@@ -20,6 +24,7 @@ use kernel::sync::atomic::{
 use crate::{
     abstractions::{
         tcp_jiffies32,
+        Mark,
         Member,
         Tcp, //
     },
@@ -45,8 +50,27 @@ pub(crate) struct Question {
     asked: Atomic<u32>,
     /// `snd_nxt` then.
     nxt: Atomic<u32>,
+    /// The mark's number of what asks; 0 if that is not marked.
+    number: Atomic<u64>,
     /// It has been asked, and has not carried anything yet as far as is known.
     open: Atomic<bool>,
+}
+
+/// The last questions that have arrived, each in the place of its number. Who does not find its own
+/// there any more asks again.
+static ARRIVED: [Atomic<u64>; PLACES] = [const { Atomic::new(0) }; PLACES];
+
+/// Numbers are given in turn: so many others have to arrive before one is forgotten.
+const PLACES: usize = 1024;
+
+fn place(number: u64) -> &'static Atomic<u64> {
+    // TRUNCATE: Of the low bits only.
+    &ARRIVED[number as usize % PLACES]
+}
+
+/// The question with that number has arrived in the namespace that it is for. In any context.
+pub(crate) fn arrived(number: u64) {
+    place(number).store(number, Relaxed);
 }
 
 /// What a question that is due wants.
@@ -72,8 +96,16 @@ impl Question {
             looked: Atomic::new(last_look(now, 0, interval)),
             asked: Atomic::new(0),
             nxt: Atomic::new(0),
+            number: Atomic::new(0),
             open: Atomic::new(false),
         }
+    }
+
+    /// Whether what asked, which was acknowledged, has arrived, as far as that can be seen.
+    fn has_arrived(&self) -> bool {
+        let number = self.number.load(Relaxed);
+
+        number == 0 || place(number).load(Relaxed) == number
     }
 
     /// Whether it is neither time to ask nor to look at anything else that is looked at from
@@ -147,21 +179,38 @@ impl<'a> Asker<'a> {
                 return Ask::Wire;
             }
             question.open.store(false, Relaxed);
-            // The answer is as old as the question.
-            question
-                .answered
-                .store(question.asked.load(Relaxed), Relaxed);
-            if !self.is_due(namespace) {
-                return Ask::Nothing;
+            if question.has_arrived() {
+                // The answer is as old as the question.
+                question
+                    .answered
+                    .store(question.asked.load(Relaxed), Relaxed);
+                if !self.is_due(namespace) {
+                    return Ask::Nothing;
+                }
             }
         }
         let would = would_transmit(s, mss, nonagle);
         if would == Ask::Wire {
             question.asked.store(tcp_jiffies32(), Relaxed);
             question.nxt.store(s.snd_nxt(), Relaxed);
+            question.number.store(self.mark(s), Relaxed);
             question.open.store(true, Relaxed);
         }
         would
+    }
+
+    /// Marks what is next, where that is seen to arrive, and returns the mark's number; else 0.
+    /// Without the memory for a mark it is asked again. The caller has the sender to itself.
+    fn mark(self, s: &mut Tcp<'_>) -> u64 {
+        if !self.member.is_seen_to_arrive() {
+            return 0;
+        }
+        let mark = Mark::of_question(self.member.peer().net());
+
+        if let Some(mut head) = s.send_head() {
+            head.mark(mark);
+        }
+        mark.question().unwrap_or(0)
     }
 }
 

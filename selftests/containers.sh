@@ -505,6 +505,21 @@ macvlan()
 	siblings macvlan bridge
 }
 
+# What a macvlan receives is not handed on by the device below it, so that no mark tells whether a
+# hook of that one lets it pass.
+macvlan_below()
+{
+	siblings macvlan bridge || return
+	talk
+	ip netns exec "$h" nft 'table netdev t { chain c {
+		type filter hook ingress device low priority 0; }; }'
+	check_err $? "nft failed"
+	by_wire traffic_control "a hook of the device below"
+	ip netns exec "$h" nft delete table netdev t
+	friends_again "without the hook"
+	end
+}
+
 # What is for one device of $b is answered by another one: the first only receives, so that
 # nobody else knows of who captures there.
 macvlan_that_receives()
@@ -1083,6 +1098,267 @@ third_by_tee()
 	no_say eth0 198.51.100.2 "what a rule copies"
 }
 
+# The first SYN of a connection from $a to $b goes to a third one, by a neighbour entry of $a, and
+# only what is sent again gets to $b. The third one is no part of the connection then: $a would
+# see who captures there.
+third_by_neighbour()
+{
+	local c='' crossed
+
+	begin_at_bridge || return
+	setup_ns c
+	attach "$c" veth_c 192.0.2.3
+	talk 192.0.2.2
+	end
+	crossed=$(friends_stat "$a" crossed)
+	ip netns exec "$c" nft 'table ip t { chain c {
+		type filter hook prerouting priority 0; tcp dport 5001 counter; }; }'
+	check_err $? "nft failed"
+	ip netns exec "$b" python3 - >"$TMP/server" 2>&1 <<-END &
+		import socket
+		listener = socket.create_server(("192.0.2.2", 5001))
+		print("ready", flush=True)
+		connection, _ = listener.accept()
+		while data := connection.recv(65536):
+		    connection.sendall(data)
+	END
+	within 20000 grep -q ready "$TMP/server"
+	check_err $? "python3 did not start: $(cat "$TMP/server")"
+	ip -n "$a" neigh replace 192.0.2.2 lladdr 02:00:00:00:00:03 dev eth0 nud permanent
+	ip netns exec "$a" python3 - >"$TMP/client" 2>&1 <<-END &
+		import socket
+		connection = socket.create_connection(("192.0.2.2", 5001))
+		for i in range(100):
+		    connection.sendall(b"x" * 1000)
+		    connection.recv(1000, socket.MSG_WAITALL)
+		print("done", flush=True)
+	END
+	within 20000 counted "$c" 't c' 1
+	check_err $? "vacuous: no SYN has reached the third one"
+	ip -n "$a" neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev eth0 nud permanent
+	within 20000 grep -q "^done" "$TMP/client"
+	check_err $? "the connection does not go on: $(cat "$TMP/client")"
+	[ "$(friends_stat "$a" crossed)" = "$crossed" ]
+	check_err $? "friends by way of the third one, which had the first SYN"
+}
+
+# counted NS 'TABLE CHAIN' N: rules of that chain, of family ip, have counted N packets.
+counted()
+{
+	# shellcheck disable=SC2086
+	[ "$(ip netns exec "$1" nft list chain ip $2 |
+		awk '{ for (i = 1; i < NF; i++) if ($i == "packets") n += $(i + 1) }
+			END { printf "%d\n", n }')" -ge "$3" ]
+}
+
+# forge_fin: $a sends the host a FIN of $b's connection with a number out of its window.
+forge_fin()
+{
+	ip netns exec "$a" python3 - <<-END
+		import socket, struct
+
+		def checksum(data):
+		    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+		    while total >> 16:
+		        total = (total & 0xffff) + (total >> 16)
+		    return ~total & 0xffff
+
+		source, to = (socket.inet_aton(a) for a in ("192.0.2.2", "192.0.2.254"))
+		pseudo = source + to + struct.pack("!BBH", 0, 6, 20)
+		segment = struct.pack("!HHIIBBHHH", 6000, 7000, 0x12345678, 0x9abcdef0,
+		                      5 << 4, 0x11, 500, 0, 0)
+		sum_of = checksum(pseudo + segment)
+		segment = segment[:16] + struct.pack("!H", sum_of) + segment[18:]
+		header = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 6, 0) + source + to
+		s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+		s.sendto(header + segment, ("192.0.2.254", 0))
+	END
+	check_err $? "nothing could be forged"
+}
+
+# $a makes its own SYN-ACK, which is marked, look like that of a connection between the host and
+# $b. The host's tracker goes on checking the windows of that.
+third_in_tracker()
+{
+	local c='' mac
+
+	begin_at_bridge || return
+	setup_ns c
+	attach "$c" veth_c 192.0.2.3
+	willing "$c"
+	ip -n "$h" address add 192.0.2.254/24 dev br0
+	mac=$(ip -n "$h" -j link show br0 | jq -r '.[0].address')
+	ip netns exec "$h" nft -f - <<-END
+		table ip t {
+			chain answers {
+				type filter hook prerouting priority -300
+				ip saddr 192.0.2.254 tcp flags & (syn | ack) == syn | ack counter
+			}
+			chain invalid {
+				type filter hook prerouting priority 0
+				ct state invalid counter drop
+			}
+		}
+	END
+	check_err $? "nft failed"
+	ip netns exec "$h" python3 -c 'import socket, time
+listener = socket.create_server(("192.0.2.254", 7000))
+connection = listener.accept()
+time.sleep(10000)' &
+	# It connects once the host listens.
+	ip netns exec "$b" python3 - >"$TMP/client" 2>&1 <<-END &
+		import socket, time
+		for i in range(200):
+		    s = socket.socket()
+		    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+		    s.bind(("192.0.2.2", 6000))
+		    try:
+		        s.connect(("192.0.2.254", 7000))
+		        break
+		    except OSError:
+		        s.close()
+		        time.sleep(0.1)
+		print("ready", flush=True)
+		time.sleep(10000)
+	END
+	within 20000 grep -q ready "$TMP/client"
+	check_err $? "not connected: $(cat "$TMP/client")"
+	forge_fin
+	within 2000 counted "$h" 't invalid' 1
+	check_err $? "vacuous: the tracker does not check windows at first"
+
+	ip -n "$a" neigh replace 192.0.2.2 lladdr "$mac" dev eth0 nud permanent
+	ip netns exec "$a" nft 'table ip t { chain c { type filter hook output priority 0
+		tcp sport 9 ip saddr set 192.0.2.254
+		tcp sport 9 ip daddr set 192.0.2.2
+		tcp sport 9 tcp dport set 6000
+		tcp sport 9 tcp sport set 7000; }; }'
+	check_err $? "nft failed in $a"
+	ip netns exec "$a" python3 - >"$TMP/server" 2>&1 <<-END &
+		import socket, time
+		listener = socket.create_server(("192.0.2.1", 9))
+		print("ready", flush=True)
+		time.sleep(10000)
+	END
+	within 20000 grep -q ready "$TMP/server"
+	check_err $? "python3 did not start: $(cat "$TMP/server")"
+	ip netns exec "$c" timeout 3 python3 -c 'import socket
+socket.create_connection(("192.0.2.1", 9))' 2>/dev/null
+	stat_at_least "$c" offered 1
+	check_err $? "vacuous: no SYN of the third one was marked"
+	within 2000 counted "$h" 't answers' 1
+	check_err $? "vacuous: no SYN-ACK has reached the host"
+	forge_fin
+	within 2000 counted "$h" 't invalid' 2
+	check_err $? "the tracker checks no windows of somebody else's connection any more"
+}
+
+# The host drops what $a sends. $b puts bytes of its own into the stream in place of what the wire
+# was asked with, and acknowledges them. It gets nothing of $a's for that.
+question_answered_by_receiver()
+{
+	local after total forged ns silence
+
+	begin_at_bridge || return
+	# Who is silent for so long waits for the wire, and friends would go on for much longer.
+	silence=$(slow && echo 0.5 || echo 0.1)
+	for ns in "$a" "$b"; do
+		interval "$ns" "$(slow && echo 10000 || echo 1000)"
+	done
+	ip netns exec "$b" python3 - >"$TMP/server" 2>&1 <<-END &
+		import os, socket, struct, sys, time
+
+		# ETH_P_ALL: also what leaves.
+		capture = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+		listener = socket.create_server(("192.0.2.2", 5001))
+		raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+		print("ready", flush=True)
+		connection, (_, port) = listener.accept()
+		# What the two begin with.
+		numbers = {}
+		while len(numbers) < 2:
+		    frame = capture.recv(100)
+		    ip = frame[14:]
+		    if frame[12:14] != b"\x08\x00" or ip[9] != 6:
+		        continue
+		    sport, dport, seq, ack, _, flags = struct.unpack("!HHIIBB", ip[20:34])
+		    if flags & 2 and 5001 in (sport, dport):
+		        numbers[sport] = seq + 1
+		capture.close()
+		connection.sendall(b"+")
+
+		def checksum(data):
+		    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+		    while total >> 16:
+		        total = (total & 0xffff) + (total >> 16)
+		    return ~total & 0xffff
+
+		def forge(at, data):
+		    source, to = (socket.inet_aton(a) for a in ("192.0.2.1", "192.0.2.2"))
+		    pseudo = source + to + struct.pack("!BBH", 0, 6, 20 + len(data))
+		    segment = struct.pack("!HHIIBBHHH", port, 5001, (numbers[port] + at) & 0xffffffff,
+		                          (numbers[5001] + 1) & 0xffffffff, 5 << 4, 0x18, 500, 0, 0) + data
+		    sum_of = checksum(pseudo + segment)
+		    segment = segment[:16] + struct.pack("!H", sum_of) + segment[18:]
+		    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(segment), 0, 0, 64, 6, 0)
+		    raw.sendto(header + source + to + segment, ("192.0.2.2", 0))
+
+		connection.settimeout($silence)
+		received, forged, after, rule = 0, 0, 0, False
+		began = time.monotonic()
+		while forged < 10 and time.monotonic() < began + 100:
+		    rule = rule or os.path.exists("$TMP/rule")
+		    try:
+		        data = connection.recv(100000)
+		    except TimeoutError:
+		        if rule:
+		            forge(received, b"X" * 1000)
+		            forged += 1
+		        continue
+		    if not data:
+		        break
+		    received += len(data)
+		    if forged:
+		        after += data.count(b"a")
+		print("after", after, received, forged, flush=True)
+		time.sleep(10000)
+	END
+	within 20000 grep -q ready "$TMP/server"
+	check_err $? "python3 did not start: $(cat "$TMP/server")"
+	# Each write waits until what was written before is acknowledged.
+	ip netns exec "$a" python3 - >"$TMP/client" 2>&1 <<-END &
+		import fcntl, socket, struct, termios, time
+
+		connection = socket.create_connection(("192.0.2.2", 5001))
+		connection.recv(1)
+		for i in range(1, 10 ** 9):
+		    connection.sendall(b"a" * 1000)
+		    while struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0]:
+		        time.sleep(0.001)
+		    with open("$TMP/acked", "w") as acked:
+		        print(i * 1000, file=acked)
+		    time.sleep(0.001)
+	END
+	within 20000 stat_at_least "$a" bytes 100000
+	check_err $? "vacuous: friends move nothing at first: $(cat "$TMP/client" "$TMP/server")"
+	ip netns exec "$h" nft "table netdev t { chain c {
+		type filter hook ingress device veth_a priority 0; policy drop; }; }"
+	check_err $? "nft failed"
+	touch "$TMP/rule"
+	within 100000 grep -q '^after' "$TMP/server"
+	check_err $? "the receiver did not come to its end: $(cat "$TMP/server")"
+	read -r _ after total forged < <(grep '^after' "$TMP/server")
+	within 2000 acked_to "$((total - 1000))" && [ "$forged" -ge 10 ]
+	check_err $? "vacuous: of $total bytes, 1000 of which were forged $forged times, $(cat "$TMP/acked") are acknowledged"
+	[ "$after" = 0 ]
+	check_err $? "$after of the sender's bytes went past the host's rule"
+}
+
+acked_to()
+{
+	[ "$(cat "$TMP/acked")" -ge "$1" ]
+}
+
 shaping()
 {
 	local where
@@ -1200,8 +1476,8 @@ strictest()
 
 	begin_at_bridge || return
 	defer sysctl -q -w net.ipv4.tcp_friends_revalidate_ms=1000
-	for who in host "$a" "$b"; do
-		for ns in host "$a" "$b"; do
+	for who in host "$a" "$b" "$h"; do
+		for ns in host "$a" "$b" "$h"; do
 			interval "$ns" 0
 		done
 		talk
@@ -1218,6 +1494,7 @@ strictest()
 	done
 	# The default of the host.
 	interval host 1000
+	interval "$h" 0
 	interval "$a" 0
 	interval "$b" 0
 	talk
@@ -1247,7 +1524,8 @@ strict_hook()
 	friends_again "without the hook of $*"
 }
 
-# Strict mode of the host, or of either end, at each device and in each namespace.
+# Strict mode of the host, of either end, or of what lies between, at each device and in each
+# namespace.
 strict()
 {
 	local who was
@@ -1261,7 +1539,7 @@ strict()
 	check_err $? "nft failed"
 	friends_again "past a hook, though nobody is strict"
 	ip netns exec "$h" nft delete table ip t
-	for who in host "$a" "$b"; do
+	for who in host "$a" "$b" "$h"; do
 		mode "$who" 2
 		friends_again "in strict mode of $who"
 		strict_hook "$h" bridge forward
@@ -1692,7 +1970,8 @@ for test in "${BOTH[@]}"; do
 	WIRES+=("wire_$test")
 done
 
-run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded many_devices macvlan_that_receives \
-	capture bystander third_without_arp third_below_bridge third_by_dup third_by_tee told \
+run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded many_devices macvlan_that_receives macvlan_below \
+	capture bystander third_without_arp third_below_bridge third_by_dup third_by_tee \
+	third_by_neighbour third_in_tracker question_answered_by_receiver told \
 	strictest strict shaping xdp_programs cgroup queued injected tap encrypted synproxy helper ipvs_helper ipip \
 	gre vxlan vlan

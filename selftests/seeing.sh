@@ -127,6 +127,34 @@ connections_ipv6()
 	connections -6
 }
 
+# A namespace may have a table of sockets with one bucket: the list, and what takes hold of all
+# connections, go through it in parts.
+one_bucket()
+{
+	local n=60 out
+
+	need_friends || return
+	sysctl -q -w net.ipv4.tcp_child_ehash_entries=1
+	check_err $? "sysctl failed"
+	defer sysctl -q -w net.ipv4.tcp_child_ehash_entries=0
+	begin "$n" -i 100 || return
+	[ "$(ip netns exec "$ns" sysctl -n net.ipv4.tcp_ehash_entries)" = 1 ]
+	check_err $? "vacuous: the table has more than one bucket"
+	out=$(list | well_formed "$n")
+	check_err $? "$out"
+	[ "$(list | awk 'NR > 1 { print $1, $2 }' | sort -u | wc -l)" = "$n" ]
+	check_err $? "a connection is listed twice"
+	ip netns exec "$ns" nft 'table ip t { chain c { type filter hook input priority 0; }; }'
+	check_err $? "nft failed"
+	friends_set "$ns" 2
+	within 5000 paths_are wire:netfilter
+	check_err $? "strict mode has missed some: $(list | awk '{ print $5 }' | sort | uniq -c)"
+	friends_set "$ns" 0
+	[ "$(friends_stat "$ns" pairs)" = 0 ]
+	check_err $? "$(friends_stat "$ns" pairs) pairs are left"
+	xfer_end "$XFER_PID" "$XFER_OUT"
+}
+
 # It is read while connections come and go.
 busy_list()
 {
@@ -298,4 +326,4 @@ require_command nft
 require_command ss
 require_command tcpdump
 
-run_tests connections_ipv4 connections_ipv6 busy_list events strict program
+run_tests connections_ipv4 connections_ipv6 one_bucket busy_list events strict program

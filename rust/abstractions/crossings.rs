@@ -5,9 +5,10 @@
 //! administrator wants no such pairs any more.
 //!
 //! Pairs that pass the same devices share one [`Way`]. The ways stand in a tree by what
-//! devices they have, where a new pair finds its own, and in one by device, where those are
-//! found that a device is on. So a device that goes costs what its own pairs cost, and
-//! nothing for the others, however many there are.
+//! devices they have, where a new pair finds its own, and in one by device and by namespace,
+//! where those are found that it is on. So a device that goes costs what its own pairs cost, and
+//! nothing for the others, however many there are. What goes through a tree is not inlined: it is
+//! large, and seldom called.
 //!
 //! # Locks
 //!
@@ -31,6 +32,10 @@ use kernel::{
         RBTreeNodeReservation, //
     },
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         rcu,
         Arc, //
     },
@@ -45,9 +50,12 @@ use super::{
         Member,
         Pair, //
     },
+    may_reschedule,
+    namespace::Net,
     offers::BhOff,
     sock::Rcu, //
 };
+use crate::namespace::Namespace;
 
 /// So many pairs or ways are looked at with the lock held.
 const AT_ONCE: usize = 32;
@@ -55,6 +63,9 @@ const AT_ONCE: usize = 32;
 /// A path, and the pairs that have it.
 struct Way {
     path: Path,
+    /// Whether a namespace that it passes is in strict mode, or the host's is. Written with the
+    /// lock held.
+    strict: Atomic<bool>,
     /// The first of them, null if there is none. The lock protects it.
     first: Cell<*const Crossing>,
 }
@@ -67,6 +78,27 @@ unsafe impl Sync for Way {}
 impl Way {
     fn addr(this: &Arc<Self>) -> usize {
         Arc::as_ptr(this).addr()
+    }
+
+    /// By these it is found in the tree by device and namespace.
+    fn places(&self) -> impl Iterator<Item = u64> + '_ {
+        Iterator::chain(self.path.addrs(), self.path.net_addrs()).map(|addr| addr as u64)
+    }
+
+    /// Looks which modes its namespaces are in.
+    ///
+    /// # Safety
+    ///
+    /// The lock is held, and the way is in the trees.
+    unsafe fn look(&self) {
+        let _guard = rcu::read_lock();
+        // SAFETY: The guard lives until the end of the function. A way is taken out of the trees
+        // when a device of its is told to go, so that none was told.
+        let strict = unsafe { self.path.namespaces(Rcu::new()) }
+            .filter_map(Net::state)
+            .any(Namespace::is_strict);
+
+        self.strict.store(strict, Relaxed);
     }
 
     /// By this number it is looked for. Few others have it.
@@ -92,14 +124,26 @@ fn next(tree: &Tree, number: u64, from: usize) -> Option<Arc<Way>> {
     (found == number).then(|| way.clone())
 }
 
-/// What stands in the trees for one way: itself, and each of its devices.
-struct Nodes([Option<Node>; Path::DEVICES + 1]);
+/// Puts a way into a tree by that number.
+#[inline(never)]
+fn put(tree: &mut Tree, number: u64, node: Node, way: &Arc<Way>) {
+    tree.insert(node.into_node((number, Way::addr(way)), way.clone()));
+}
+
+/// Takes it out again.
+#[inline(never)]
+fn remove(tree: &mut Tree, number: u64, way: &Arc<Way>) {
+    tree.remove(&(number, Way::addr(way)));
+}
+
+/// What stands in the trees for one way: itself, and each of its devices and namespaces.
+struct Nodes([Option<Node>; 1 + Path::DEVICES + Path::NETS]);
 
 impl Nodes {
     #[inline(never)]
-    fn new(path: &Path) -> Result<Self, AllocError> {
-        let mut nodes = [const { None }; Path::DEVICES + 1];
-        let wanted = path.addrs().count().saturating_add(1);
+    fn new(way: &Way) -> Result<Self, AllocError> {
+        let mut nodes = [const { None }; 1 + Path::DEVICES + Path::NETS];
+        let wanted = way.places().count().saturating_add(1);
 
         for node in nodes.iter_mut().take(wanted) {
             let new = Node::new(GFP_ATOMIC | __GFP_NOWARN);
@@ -113,15 +157,15 @@ impl Nodes {
 struct Ways {
     /// By [`Way::hash`].
     by_path: Tree,
-    /// By a device's address.
-    by_device: Tree,
+    /// By the address of a device or a namespace.
+    by_place: Tree,
 }
 
 impl Ways {
     fn new() -> Self {
         Self {
             by_path: Tree::new(),
-            by_device: Tree::new(),
+            by_place: Tree::new(),
         }
     }
 
@@ -141,25 +185,22 @@ impl Ways {
 
     #[inline(never)]
     fn insert(&mut self, way: &Arc<Way>, Nodes(nodes): Nodes) {
-        let addr = Way::addr(way);
         let mut nodes = nodes.into_iter().flatten();
 
         if let Some(node) = nodes.next() {
-            let key = (Way::hash(&way.path), addr);
-            self.by_path.insert(node.into_node(key, way.clone()));
+            put(&mut self.by_path, Way::hash(&way.path), node, way);
         }
-        for (device, node) in way.path.addrs().zip(nodes) {
-            let key = (device as u64, addr);
-            self.by_device.insert(node.into_node(key, way.clone()));
+        for (place, node) in way.places().zip(nodes) {
+            put(&mut self.by_place, place, node, way);
         }
+        // SAFETY: Who has the trees has the lock, and it is in them now.
+        unsafe { way.look() };
     }
 
     fn remove(&mut self, way: &Arc<Way>) {
-        let addr = Way::addr(way);
-
-        self.by_path.remove(&(Way::hash(&way.path), addr));
-        for device in way.path.addrs() {
-            self.by_device.remove(&(device as u64, addr));
+        remove(&mut self.by_path, Way::hash(&way.path), way);
+        for place in way.places() {
+            remove(&mut self.by_place, place, way);
         }
     }
 }
@@ -232,6 +273,7 @@ impl Crossing {
             None => Arc::new(
                 Way {
                     path,
+                    strict: Atomic::new(false),
                     first: Cell::new(null_mut()),
                 },
                 GFP_ATOMIC | __GFP_NOWARN,
@@ -255,6 +297,12 @@ impl Crossing {
     #[inline(always)]
     pub(super) fn path(&self) -> &Path {
         &self.way.path
+    }
+
+    /// Whether a namespace that it passes is in strict mode, or the host's is.
+    #[inline(always)]
+    pub(super) fn is_strict(&self) -> bool {
+        self.way.strict.load(Relaxed)
     }
 
     /// Puts it into the list, unless a device of its path has gone since it was noted, or there
@@ -301,7 +349,7 @@ impl Crossing {
                 return linked;
             }
             // The first of its way, or all others have gone since it was found.
-            match Nodes::new(&self.way.path) {
+            match Nodes::new(&self.way) {
                 Ok(new) => nodes = Some(new),
                 Err(_) => return false,
             }
@@ -334,9 +382,29 @@ impl Crossing {
     }
 }
 
+/// The mode of `net` was set: all ways that pass it, or all there are if it is the host's, look at
+/// it. One that comes into the trees meanwhile finds the mode by itself. May sleep. Takes the lock
+/// for one way at a time.
+pub(crate) fn mode_set(net: &Net) {
+    // Ways up to this address have looked.
+    let mut from = 0;
+
+    while with(|ways| {
+        let way = next(&ways.by_place, net.raw().addr() as u64, from)?;
+
+        // SAFETY: The lock is held, and it is in the trees.
+        unsafe { way.look() };
+        from = Way::addr(&way).wrapping_add(1);
+        Some(())
+    })
+    .is_some()
+    {
+        may_reschedule();
+    }
+}
+
 /// Calls `part` for each pair that crosses, or for those whose path is another one after that
-/// change. Any context but an interrupt. Takes the lock for a few at a time, and calls `part`
-/// without it.
+/// change. May sleep. Takes the lock for a few at a time, and calls `part` without it.
 pub(crate) fn part_crossing(changed: Option<&Change>, part: impl Fn(&Member<'_>)) {
     // Ways of that device up to this address have been looked at.
     let mut from = 0;
@@ -351,7 +419,7 @@ pub(crate) fn part_crossing(changed: Option<&Change>, part: impl Fn(&Member<'_>)
                 left = left.wrapping_sub(1);
                 let way = match changed {
                     None => ways.by_path.cursor_front().map(|at| at.current().1.clone()),
-                    Some(change) => next(&ways.by_device, change.addr() as u64, from),
+                    Some(change) => next(&ways.by_place, change.addr() as u64, from),
                 };
                 let Some(way) = way else {
                     return true;
@@ -389,5 +457,6 @@ pub(crate) fn part_crossing(changed: Option<&Change>, part: impl Fn(&Member<'_>)
         if all {
             return;
         }
+        may_reschedule();
     }
 }

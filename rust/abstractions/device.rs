@@ -25,7 +25,10 @@ use kernel::{
 };
 
 use super::{
-    namespace::filters,
+    namespace::{
+        filters,
+        Net, //
+    },
     sock::Rcu, //
 };
 
@@ -60,6 +63,24 @@ impl<'a> Device<'a> {
     fn is_loopback(self) -> bool {
         // SAFETY: By the type invariants it is valid, and so is its namespace.
         unsafe { addr_of!((*self.net()).loopback_dev).read_volatile() == self.0.as_ptr() }
+    }
+
+    /// Whether it has that private flag.
+    fn is_a(self, flag: c_ulong) -> bool {
+        // SAFETY: By the type invariants it is valid.
+        let flags = unsafe {
+            Flags::priv_flags_raw(addr_of!(
+                (*self.0.as_ptr()).__bindgen_anon_1.__bindgen_anon_1
+            ))
+        };
+
+        flags & flag != 0
+    }
+
+    /// The namespace that it is in.
+    pub(crate) fn namespace(self) -> &'a Net {
+        // SAFETY: By the type invariants it is valid, and a namespace goes after its devices.
+        unsafe { Net::from_raw(self.net()) }
     }
 
     fn net(self) -> *mut bindings::net {
@@ -163,6 +184,9 @@ impl<'a> Device<'a> {
 }
 
 use bindings::net_device__bindgen_ty_1__bindgen_ty_1 as Flags;
+
+const NO_QUEUE: c_ulong = bindings::netdev_priv_flags_IFF_NO_QUEUE as c_ulong;
+const MACVLAN: c_ulong = bindings::netdev_priv_flags_IFF_MACVLAN as c_ulong;
 
 const DRV: usize = bindings::bpf_xdp_mode_XDP_MODE_DRV as usize;
 
@@ -272,13 +296,17 @@ pub(crate) struct Path {
     devices: Few<bindings::net_device, 8>,
     /// Those below a macvlan, by which nothing leaves here.
     below: Few<bindings::net_device, 1>,
-    nets: Few<bindings::net, 4>,
+    /// The host's is one of them, wherever they lie: it governs all.
+    nets: Few<bindings::net, { Path::NETS }>,
     /// By these its segments have come to a socket.
     received: Few<bindings::net_device, 4>,
     /// What [`Path::changes`] was when each device was noted.
     since: u32,
     /// There were more.
     broken: bool,
+    /// One is a macvlan, which receives what the device below it is given: nothing is handed to it
+    /// by the `hop` hook.
+    macvlan: bool,
 }
 
 // SAFETY: The pointers are compared, or used as the type invariants have it, by any thread.
@@ -289,17 +317,23 @@ unsafe impl Sync for Path {}
 impl Path {
     /// So many it has at most.
     pub(super) const DEVICES: usize = 8 + 1;
+    /// So many namespaces, with the host's.
+    pub(super) const NETS: usize = 4 + 1;
 
     /// No device yet.
-    pub(crate) const fn new() -> Self {
-        // INVARIANT: There is none.
+    pub(crate) fn new() -> Self {
+        let mut nets = Few::new();
+
+        nets.add(Net::host().raw());
+        // INVARIANT: There is none, and the host's namespace never goes.
         Self {
             devices: Few::new(),
             below: Few::new(),
-            nets: Few::new(),
+            nets,
             received: Few::new(),
             since: 0,
             broken: false,
+            macvlan: false,
         }
     }
 
@@ -310,25 +344,19 @@ impl Path {
             return;
         }
         // SAFETY: By the type invariants of `Device` it is valid.
-        let (state, no_queue) = unsafe {
-            (
-                addr_of!((*dev).reg_state).read_volatile(),
-                Flags::priv_flags_raw(addr_of!((*dev).__bindgen_anon_1.__bindgen_anon_1))
-                    & bindings::netdev_priv_flags_IFF_NO_QUEUE as c_ulong
-                    != 0,
-            )
-        };
+        let state = unsafe { addr_of!((*dev).reg_state).read_volatile() };
         // Its going is told a grace period after it is not registered any more, and RCU is held: so
         // if it is, and it goes, the number is another one from then on.
         self.since = self.since.wrapping_add(changes(dev).load(Relaxed));
         let added = state == bindings::netdev_reg_state_NETREG_REGISTERED as u8
             && self.nets.add(device.net())
-            && if no_queue {
+            && if device.is_a(NO_QUEUE) {
                 self.devices.add(dev)
             } else {
                 self.below.add(dev)
             };
         self.broken |= !added;
+        self.macvlan |= device.is_a(MACVLAN);
     }
 
     fn has(&self, dev: *mut bindings::net_device) -> bool {
@@ -338,6 +366,46 @@ impl Path {
     /// Whether it passes this device.
     pub(crate) fn passes(&self, device: Device<'_>) -> bool {
         self.has(device.0.as_ptr())
+    }
+
+    /// Whether segments are handed to a device of `net`, so that the `hop` hook sees them arrive
+    /// there. A macvlan is given them by the device below it.
+    ///
+    /// # Safety
+    ///
+    /// As for `taps`.
+    pub(super) unsafe fn hands_over_to(&self, net: &Net, rcu: Rcu<'_>) -> bool {
+        // SAFETY: As for `taps`.
+        unsafe { each(&self.devices, rcu) }
+            .any(|device| core::ptr::eq(device.net(), net.raw()) && !device.is_a(MACVLAN))
+    }
+
+    /// Zero if no macvlan is on it, or netfilter has no hook on one of its devices: no mark tells
+    /// whether that has let pass what a macvlan is given.
+    ///
+    /// # Safety
+    ///
+    /// As for `taps`.
+    #[inline(always)]
+    unsafe fn unseen_hooks(&self, rcu: Rcu<'_>) -> usize {
+        if !self.macvlan {
+            return 0;
+        }
+        // SAFETY: As for `taps`.
+        unsafe { self.hooks(rcu) }
+    }
+
+    /// Zero if netfilter has no hook on one of its devices.
+    ///
+    /// # Safety
+    ///
+    /// As for `taps`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn hooks(&self, rcu: Rcu<'_>) -> usize {
+        // SAFETY: As for `taps`.
+        unsafe { Iterator::chain(each(&self.devices, rcu), each(&self.below, rcu)) }
+            .fold(0, |sum, device| sum | device.hooks())
     }
 
     /// A segment has come by this device to a socket. In the end it has to be one of those that
@@ -377,6 +445,26 @@ impl Path {
     /// The addresses of its devices, which only tell them from others.
     pub(super) fn addrs(&self) -> impl Iterator<Item = usize> + '_ {
         self.noted().map(|dev| dev.addr())
+    }
+
+    /// The same of its namespaces.
+    pub(super) fn net_addrs(&self) -> impl Iterator<Item = usize> + '_ {
+        self.nets.known().iter().map(|net| net.addr())
+    }
+
+    /// The namespaces that it passes, and the host's.
+    ///
+    /// # Safety
+    ///
+    /// As for `taps`.
+    pub(super) unsafe fn namespaces<'a>(
+        &'a self,
+        _rcu: Rcu<'a>,
+    ) -> impl Iterator<Item = &'a Net> + 'a {
+        self.nets.known().iter().map(|&net| {
+            // SAFETY: By the function's safety requirements and the type invariants.
+            unsafe { Net::from_raw(net) }
+        })
     }
 
     /// How often its devices have changed so far, with those that share their places.
@@ -426,7 +514,7 @@ impl Path {
                 sum | device.programs() | device.driver_programs() | device.queues()
             }) | each(&self.below, rcu).fold(0, |sum, device| {
                 sum | device.programs() | device.driver_programs()
-            })
+            }) | self.unseen_hooks(rcu)
         }
     }
 
@@ -438,11 +526,7 @@ impl Path {
     /// As for `taps`.
     pub(super) unsafe fn is_filtered(&self, rcu: Rcu<'_>) -> bool {
         // SAFETY: As above.
-        unsafe {
-            self.nets.known().iter().any(|&net| filters(net, rcu))
-                || each(&self.devices, rcu).any(|dev| dev.hooks() != 0)
-                || each(&self.below, rcu).any(|dev| dev.hooks() != 0)
-        }
+        unsafe { self.nets.known().iter().any(|&net| filters(net, rcu)) || self.hooks(rcu) != 0 }
     }
 
     /// Whether either is not zero.
@@ -465,6 +549,7 @@ impl Path {
             for dev in each(&self.below, rcu) {
                 sum |= dev.watchers();
             }
+            sum |= self.unseen_hooks(rcu);
         }
         sum != 0
     }

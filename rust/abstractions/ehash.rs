@@ -15,6 +15,7 @@ use kernel::{
 };
 
 use super::{
+    may_reschedule,
     namespace::Net,
     sock::{
         Rcu,
@@ -111,15 +112,33 @@ impl V6 {
     }
 }
 
-/// Calls `f` for each full socket of the namespace in the table, as [`in_bucket`].
+/// So many sockets are looked at with a bucket's lock held. A namespace may have a table of its own
+/// with one bucket (`net.ipv4.tcp_child_ehash_entries`).
+pub(crate) const AT_ONCE: usize = 64;
+
+/// Calls `f` for each full socket of the namespace in the table, with the lock of its bucket held
+/// and bottom halves off. TCP takes that lock inside a socket's, which `f` may therefore only try.
+/// May sleep, but not in `f`.
 ///
-/// Sockets that come or go meanwhile may be missed.
-pub(crate) fn for_each_established(net: &Net, mut f: impl FnMut(&Sock, &mut Trying<'_>, Rcu<'_>)) {
+/// `f` returns whether there was something to do, which must not be there when it is called again:
+/// a long bucket is gone through several times. Sockets that come or go meanwhile may be missed.
+pub(crate) fn for_each_established(
+    net: &Net,
+    mut f: impl FnMut(&Sock, &mut Trying<'_>, Rcu<'_>) -> bool,
+) {
     let mut next = 0;
 
     while let Some(bucket) = filled_bucket(net, next) {
-        in_bucket(net, bucket, &mut f);
-        next = bucket.saturating_add(1);
+        let mut left = AT_ONCE;
+        let is_through = walk(net, bucket, |_, sock, trying, rcu| {
+            if sock.is_some_and(|sock| f(sock, trying, rcu)) {
+                left = left.wrapping_sub(1);
+            }
+            left != 0
+        });
+
+        next = bucket.saturating_add(is_through.into());
+        may_reschedule();
     }
 }
 
@@ -138,8 +157,7 @@ pub(crate) fn filled_bucket(net: &Net, from: u32) -> Option<u32> {
 
     (from..=mask).find(|&bucket| {
         if bucket % 1024 == 0 {
-            // SAFETY: The caller may sleep.
-            unsafe { bindings::cond_resched() };
+            may_reschedule();
         }
         // SAFETY: The bucket is one of the table's. A word that may change under us.
         !is_nulls(unsafe {
@@ -148,15 +166,32 @@ pub(crate) fn filled_bucket(net: &Net, from: u32) -> Option<u32> {
     })
 }
 
-/// Calls `f` for each full socket of the namespace in that bucket, with the bucket's
-/// lock held and bottom halves off. TCP takes that inside a socket's lock, which `f` may
-/// therefore only try.
-pub(crate) fn in_bucket(
+/// Whether there is a socket at that place of the bucket, of any namespace.
+pub(crate) fn is_filled_to(net: &Net, bucket: u32, place: usize) -> bool {
+    !walk(net, bucket, |at, _, _, _| at < place)
+}
+
+/// Calls `f` for each full socket of the namespace among the [`AT_ONCE`] of that bucket from that
+/// place on, as [`for_each_established`].
+pub(crate) fn in_bucket(net: &Net, bucket: u32, from: usize, mut f: impl FnMut(&Sock, Rcu<'_>)) {
+    walk(net, bucket, |at, sock, _, rcu| {
+        if let Some(sock) = sock.filter(|_| at >= from) {
+            f(sock, rcu);
+        }
+        at.wrapping_sub(from).wrapping_add(1) != AT_ONCE
+    });
+}
+
+/// Goes through that bucket, with its lock held and bottom halves off, for as long as `f` returns
+/// true. It is given the place of each socket, and the socket if it is a full one of the
+/// namespace. Returns whether it has come to the end.
+fn walk(
     net: &Net,
     bucket: u32,
-    mut f: impl FnMut(&Sock, &mut Trying<'_>, Rcu<'_>),
-) {
+    mut f: impl FnMut(usize, Option<&Sock>, &mut Trying<'_>, Rcu<'_>) -> bool,
+) -> bool {
     let hashinfo = table(net);
+    let mut goes_on = true;
     // SAFETY: The table is valid, and its lock is taken with bottom halves off everywhere. The
     // number is cut to the table's size, so it is a bucket's.
     unsafe {
@@ -168,7 +203,8 @@ pub(crate) fn in_bucket(
         bindings::local_bh_disable();
         bindings::spin_lock(lock);
         let mut node = first.read_volatile();
-        while !is_nulls(node) {
+        let mut place = 0usize;
+        while goes_on && !is_nulls(node) {
             // The node is the socket's `skc_nulls_node`.
             let sk = node
                 .byte_sub(core::mem::offset_of!(
@@ -176,16 +212,23 @@ pub(crate) fn in_bucket(
                     __sk_common.__bindgen_anon_6
                 ))
                 .cast::<bindings::sock>();
+            let is_ours =
+                bindings::sk_fullsock(sk) && core::ptr::eq(bindings::sock_net(sk), net.raw());
 
-            if bindings::sk_fullsock(sk) && core::ptr::eq(bindings::sock_net(sk), net.raw()) {
-                f(Sock::from_raw(sk), &mut Trying::new(), Rcu::new());
-            }
+            goes_on = f(
+                place,
+                is_ours.then(|| Sock::from_raw(sk)),
+                &mut Trying::new(),
+                Rcu::new(),
+            );
+            place = place.wrapping_add(1);
             node = addr_of!((*node).next).read_volatile();
         }
         bindings::spin_unlock(lock);
         bindings::local_bh_enable();
         bindings::rcu_read_unlock();
     }
+    goes_on
 }
 
 /// The end of a chain is an odd number in place of a pointer.

@@ -59,6 +59,7 @@ use super::{
         Device,
         Path, //
     },
+    namespace::Net,
     sock::{
         Rcu,
         Sock,
@@ -67,10 +68,7 @@ use super::{
 };
 use crate::{
     half::Half,
-    namespace::{
-        host_is_strict,
-        Namespace, //
-    },
+    namespace::Namespace,
     revalidate::Asker,
     stats::{
         Sent,
@@ -399,17 +397,42 @@ impl<'a> Member<'a> {
     /// Whether only the path has to be asked.
     #[inline(always)]
     pub(crate) fn asks_path(&self) -> bool {
-        self.pair.besides.load(Relaxed) == PATH && !host_is_strict()
+        self.pair.besides.load(Relaxed) == PATH && !self.passes_strict()
     }
 
     /// Whether all that there is has to be asked.
     pub(crate) fn asks_all(&self) -> bool {
-        self.pair.besides.load(Relaxed) == ALL || (self.crosses() && host_is_strict())
+        self.pair.besides.load(Relaxed) == ALL || self.passes_strict()
     }
 
-    /// From now on it has to be.
-    pub(crate) fn ask_all(&self) {
+    /// Whether one that crosses passes a namespace in strict mode, or the host's is.
+    #[inline(always)]
+    fn passes_strict(&self) -> bool {
+        self.pair
+            .crossing
+            .as_ref()
+            .is_some_and(|crossing| crossing.is_strict())
+    }
+
+    /// The state of each namespace that one which crosses passes, from end to end, and of the
+    /// host's.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &'a Namespace> + 'a {
+        let (crossing, rcu) = (self.pair.crossing.as_ref(), self.rcu());
+
+        crossing
+            .into_iter()
+            // SAFETY: A path is forgotten when its pair is dissolved; we are in a critical section
+            // in which it was found.
+            .flat_map(move |crossing| unsafe { crossing.path().namespaces(rcu) })
+            .filter_map(Net::state)
+    }
+
+    /// From now on it has to be. Returns whether that is new.
+    pub(crate) fn ask_all(&self) -> bool {
+        let new = self.pair.besides.load(Relaxed) != ALL;
+
         self.pair.besides.store(ALL, Relaxed);
+        new
     }
 
     /// What `f` says of the path of one that crosses.
@@ -464,6 +487,16 @@ impl<'a> Member<'a> {
     pub(crate) fn peer_still_paired(&self) -> bool {
         let other = self.tagged.map_addr(|addr| addr ^ Side::MASK);
         field(self.peer()).load(Relaxed) == other
+    }
+
+    /// Whether the `hop` hook sees what we send on the wire arrive in the peer's namespace: if it
+    /// is marked, and leaves ours.
+    pub(crate) fn is_seen_to_arrive(&self) -> bool {
+        !core::ptr::eq(self.namespace(), self.peer_namespace())
+            && self.way(|path, rcu| {
+                // SAFETY: As for `taps`.
+                unsafe { path.hands_over_to(self.peer().net(), rcu) }
+            })
     }
 
     /// What our end needs as a sender.

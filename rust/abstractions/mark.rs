@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mark of a segment that opens a connection, and what a request for one says.
+//! The mark of a segment that opens a connection, or asks the wire, and what a request for a
+//! connection says.
 //!
 //! C headers: [`include/net/tcp_friends_mark.h`](srctree/include/net/tcp_friends_mark.h),
 //! [`include/net/request_sock.h`](srctree/include/net/request_sock.h)
@@ -15,7 +16,11 @@ use core::{
 
 use kernel::{
     bindings,
-    ffi::c_int, //
+    ffi::c_int,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
 };
 
 use super::{
@@ -23,12 +28,29 @@ use super::{
     sock::Sock, //
 };
 
-/// Who connects (`struct tcp_friends_mark`).
+/// The last token that was given.
+static TOKEN: Atomic<u64> = Atomic::new(0);
+
+/// This bit of a token tells a segment that asks the wire from one that opens a connection.
+const ASKS: u64 = 1 << 63;
+
+fn next_token() -> u64 {
+    TOKEN.fetch_add(1, Relaxed).wrapping_add(1)
+}
+
+/// Before the first token is given: segments may have outlived the module that was there before.
+pub(super) fn begin_tokens() {
+    // SAFETY: No requirements.
+    TOKEN.store(unsafe { bindings::get_random_u64() }, Relaxed);
+}
+
+/// Who connects, or asks the wire (`struct tcp_friends_mark`).
 #[derive(Clone, Copy)]
 pub(crate) struct Mark {
     /// Never used before, and never again.
     token: u64,
-    /// The initial sequence number of the end that connects.
+    /// The initial sequence number of the end that connects; of a segment that asks, the low half
+    /// of the cookie of the namespace that it is for.
     pub(crate) isn: u32,
     /// The number of the device by which the segment has come to a socket, in the socket's
     /// namespace; else 0.
@@ -43,13 +65,37 @@ impl PartialEq for Mark {
 }
 
 impl Mark {
-    /// That of a SYN to be.
-    pub(super) fn new(token: u64, isn: u32) -> Self {
+    fn new(token: u64, isn: u32) -> Self {
         Self {
             token,
             isn,
             came_by: 0,
         }
+    }
+
+    /// That of a SYN to be.
+    pub(super) fn of_syn(isn: u32) -> Self {
+        Self::new(next_token() & !ASKS, isn)
+    }
+
+    /// That of a segment that asks whether the wire carries it to `net`.
+    pub(crate) fn of_question(net: &Net) -> Self {
+        Self::new(next_token() | ASKS, Self::address(net))
+    }
+
+    fn address(net: &Net) -> u32 {
+        // TRUNCATE: They are given in turn, so that those of one time differ in these bits.
+        net.cookie() as u32
+    }
+
+    /// The number of the question, if that is what it is the mark of. It is not 0.
+    pub(crate) fn question(&self) -> Option<u64> {
+        (self.token & ASKS != 0).then_some(self.token)
+    }
+
+    /// Whether the question is for `net`.
+    pub(crate) fn is_for(&self, net: &Net) -> bool {
+        self.isn == Self::address(net)
     }
 
     /// # Safety
@@ -58,6 +104,26 @@ impl Mark {
     pub(super) unsafe fn from_raw(mark: *const bindings::tcp_friends_mark) -> Option<Self> {
         // SAFETY: By the function's safety requirements.
         unsafe { mark.as_ref() }.map(|mark| Self::new(mark.token, mark.isn))
+    }
+
+    /// Marks that segment. Returns whether there was the memory for that.
+    ///
+    /// # Safety
+    ///
+    /// `skb` is valid, and only the caller has it.
+    pub(super) unsafe fn put_on(&self, skb: *mut bindings::sk_buff) -> bool {
+        // SAFETY: By the function's safety requirements; the extension is as large as the mark.
+        unsafe {
+            let ext = bindings::skb_ext_add(skb, bindings::skb_ext_id_SKB_EXT_TCP_FRIENDS)
+                .cast::<bindings::tcp_friends_mark>();
+
+            if ext.is_null() {
+                return false;
+            }
+            (*ext).token = self.token;
+            (*ext).isn = self.isn;
+        }
+        true
     }
 
     /// The mark of a segment that a socket has received, if it has one.
@@ -94,18 +160,8 @@ impl Opening {
 
     /// Marks it. Returns whether there was the memory for that.
     pub(crate) fn mark(self, mark: Mark) -> bool {
-        // SAFETY: By the requirements of `new`; the extension is as large as the mark.
-        unsafe {
-            let ext = bindings::skb_ext_add(self.0, bindings::skb_ext_id_SKB_EXT_TCP_FRIENDS)
-                .cast::<bindings::tcp_friends_mark>();
-
-            if ext.is_null() {
-                return false;
-            }
-            (*ext).token = mark.token;
-            (*ext).isn = mark.isn;
-        }
-        true
+        // SAFETY: By the requirements of `new`.
+        unsafe { mark.put_on(self.0) }
     }
 }
 

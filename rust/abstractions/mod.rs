@@ -49,6 +49,7 @@ mod spent;
 pub(crate) mod trace;
 
 pub(crate) use crossings::{
+    mode_set,
     one_at_a_time,
     part_crossing, //
 };
@@ -116,3 +117,9 @@ pub(crate) use spent::{
     take,
     Registration as SpentRegistration, //
 };
+
+/// Lets another task run, if one waits (`cond_resched()`). May sleep.
+fn may_reschedule() {
+    // SAFETY: In process context, with no lock held, as whoever may sleep is.
+    unsafe { kernel::bindings::cond_resched() };
+}

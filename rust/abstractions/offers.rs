@@ -35,7 +35,6 @@ use kernel::{
             Acquire,
             Atomic,
             Full,
-            Relaxed,
             Release, //
         },
         rcu, SpinLock,
@@ -50,6 +49,7 @@ use super::{
     },
     friend::Slot,
     mark::{
+        begin_tokens,
         End,
         Mark, //
     },
@@ -121,9 +121,6 @@ type Table = [SpinLock<Chain>; BUCKETS];
 /// Null without a [`Registration`].
 static TABLE: Atomic<*mut Table> = Atomic::new(null_mut());
 
-/// The last token that was given.
-static TOKEN: Atomic<u64> = Atomic::new(0);
-
 /// Bottom halves are off for as long as it lives.
 pub(super) struct BhOff;
 
@@ -166,7 +163,7 @@ fn hash(isn: u32) -> usize {
 /// Not if it has one, or a friend, or there are too many or no memory; that is charged to the cgroup of
 /// the calling task.
 pub(crate) fn make(sock: &Sock, isn: u32) -> Option<Mark> {
-    let mark = Mark::new(TOKEN.fetch_add(1, Relaxed).wrapping_add(1), isn);
+    let mark = Mark::of_syn(isn);
     let offer = KBox::new(
         Offer {
             mark,
@@ -300,10 +297,7 @@ impl Registration {
             GFP_KERNEL,
         )?;
 
-        // Segments may have outlived the module that was there before.
-        //
-        // SAFETY: No requirements.
-        TOKEN.store(unsafe { bindings::get_random_u64() }, Relaxed);
+        begin_tokens();
         TABLE.store(core::ptr::from_ref(table.deref()).cast_mut(), Release);
         Ok(Self(table))
     }

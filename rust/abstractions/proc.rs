@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `/proc/net/tcp_friends`: a line for each connection, of a namespace's table of
-//! established sockets, read a bucket at a time.
+//! established sockets, read a few of a bucket at a time.
 //!
 //! C headers: [`include/linux/proc_fs.h`](srctree/include/linux/proc_fs.h),
 //! [`include/linux/seq_file_net.h`](srctree/include/linux/seq_file_net.h)
@@ -20,14 +20,30 @@ use kernel::{
 use super::{
     ehash::{
         filled_bucket,
-        in_bucket, //
+        in_bucket,
+        is_filled_to,
+        AT_ONCE, //
     },
     namespace::Net,
 };
 use crate::listing;
 
-/// What `show` is given: 1 for the head, else a bucket's number and this.
-const BUCKETS: usize = 2;
+/// Position 0 of the file is the head. Any other has a bucket's number above these bits, and in them
+/// a place in the bucket and 1.
+const PLACE_BITS: u32 = 32;
+
+/// The bucket of that position, and the place in it; `None` for the head.
+fn decode(pos: bindings::loff_t) -> Option<(u32, usize)> {
+    let pos = u64::try_from(pos).ok()?.checked_sub(1)?;
+
+    // TRUNCATE: So it was made.
+    Some(((pos >> PLACE_BITS) as u32, pos as u32 as usize))
+}
+
+/// The position of that bucket's first place.
+fn first_of(bucket: u32) -> bindings::loff_t {
+    (i64::from(bucket) << PLACE_BITS).wrapping_add(1)
+}
 
 static OPS: bindings::seq_operations = bindings::seq_operations {
     start: Some(start),
@@ -68,8 +84,8 @@ unsafe fn net<'a>(seq: *mut bindings::seq_file) -> &'a Net {
     unsafe { Net::from_raw(bindings::seq_file_net(seq)) }
 }
 
-/// Where the file is at `*pos`: 0 is the head, else a bucket's number and 1. Buckets
-/// with nothing in them are passed over.
+/// What `show` is given at `*pos`: null if nothing is there or behind it. Buckets with nothing in
+/// them, from the place on, are passed over.
 ///
 /// # Safety
 ///
@@ -77,16 +93,19 @@ unsafe fn net<'a>(seq: *mut bindings::seq_file) -> &'a Net {
 unsafe fn at(seq: *mut bindings::seq_file, pos: *mut bindings::loff_t) -> *mut c_void {
     // SAFETY: By the function's safety requirements.
     let (net, pos) = unsafe { (net(seq), &mut *pos) };
-    if *pos == 0 {
-        return core::ptr::without_provenance_mut(1);
-    }
-    match u32::try_from(*pos - 1)
-        .ok()
-        .and_then(|from| filled_bucket(net, from))
-    {
+    // It is the position that tells where it is.
+    let somewhere = core::ptr::without_provenance_mut(1);
+
+    let from = match decode(*pos) {
+        None => return somewhere,
+        Some((bucket, 0)) => bucket,
+        Some((bucket, place)) if is_filled_to(net, bucket, place) => return somewhere,
+        Some((bucket, _)) => bucket.saturating_add(1),
+    };
+    match filled_bucket(net, from) {
         Some(bucket) => {
-            *pos = i64::from(bucket) + 1;
-            core::ptr::without_provenance_mut(bucket as usize + BUCKETS)
+            *pos = first_of(bucket);
+            somewhere
         }
         None => null_mut(),
     }
@@ -113,7 +132,10 @@ unsafe extern "C" fn next(
 ) -> *mut c_void {
     // SAFETY: By the function's safety requirements.
     unsafe {
-        *pos = (*pos).wrapping_add(1);
+        *pos = match *pos {
+            0 => first_of(0),
+            pos => pos.wrapping_add(AT_ONCE as i64),
+        };
         at(seq, pos)
     }
 }
@@ -126,18 +148,18 @@ unsafe extern "C" fn stop(_seq: *mut bindings::seq_file, _v: *mut c_void) {}
 /// # Safety
 ///
 /// As `seq_operations.show`.
-unsafe extern "C" fn show(seq: *mut bindings::seq_file, v: *mut c_void) -> c_int {
+unsafe extern "C" fn show(seq: *mut bindings::seq_file, _v: *mut c_void) -> c_int {
     // As `seq_has_overflowed()`.
     //
     // SAFETY: By the function's safety requirements the file is open; `seq_file.lock`, which the
     // caller holds, keeps others from it.
     let is_full = || unsafe { addr_of!((*seq).count).read() == addr_of!((*seq).size).read() };
-    // SAFETY: By the function's safety requirements.
-    let (net, seq) = unsafe { (net(seq), SeqFile::from_raw(seq)) };
-    match v.addr().checked_sub(BUCKETS) {
+    // SAFETY: As above.
+    let (net, pos, seq) = unsafe { (net(seq), (*seq).index, SeqFile::from_raw(seq)) };
+
+    match decode(pos) {
         None => listing::head(seq),
-        // TRUNCATE: It was made of a bucket's number.
-        Some(bucket) => in_bucket(net, bucket as u32, |sock, _, rcu| {
+        Some((bucket, from)) => in_bucket(net, bucket, from, |sock, rcu| {
             // What does not fit is asked for again, with a larger buffer.
             if !is_full() {
                 listing::line(seq, sock, rcu);

@@ -27,6 +27,7 @@ use kernel::{
 };
 
 use super::{
+    mark::Mark,
     sock::{
         Lied,
         Sock,
@@ -224,6 +225,12 @@ impl<'a> Head<'a> {
     pub(crate) fn end_record(&mut self) {
         // SAFETY: By the type invariants the skb is valid and TCP's, and the queue is ours.
         unsafe { bindings::tcp_skb_cb::set_eor_raw(tcp_cb(self.raw()), 1) };
+    }
+
+    /// Marks what is sent of it first. Returns whether there was the memory for that.
+    pub(crate) fn mark(&mut self, mark: Mark) -> bool {
+        // SAFETY: By the type invariants the skb is valid, and the queue is ours.
+        unsafe { mark.put_on(self.raw()) }
     }
 
     /// Takes it out of the queue and off the sender's account.
