@@ -175,7 +175,7 @@ fn room_for(peer: &Sock, want: usize) -> usize {
     }
     let free = peer.receive_buffer().saturating_sub(peer.receive_memory());
     // An skb of that many bytes takes hardly more memory than that.
-    let skbs = (free.unsigned_abs() as usize / (ROUGHLY + ROUGHLY / 8)).saturating_add(1);
+    let skbs = (free.max(0).unsigned_abs() as usize / (ROUGHLY + ROUGHLY / 8)).saturating_add(1);
 
     want.min(skbs.saturating_mul(room)).min(AT_ONCE)
 }

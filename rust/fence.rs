@@ -325,15 +325,23 @@ pub(crate) fn is_data_and_fin(head: &Head<'_>) -> bool {
 /// so that nothing else would hold it back.
 #[inline(always)]
 pub(crate) fn has_room(sock: &Sock) -> bool {
-    let memory = sock.receive_memory();
-    let always = if sock.has_cgroup() {
-        LITTLE
-    } else {
-        sock.receive_buffer() / 2
-    };
-
-    memory <= always || memory <= sock.receive_buffer() && !sock.is_short_of_memory()
+    sock.receive_memory() <= sock.receive_buffer() / 2 && !sock.has_cgroup()
+        || has_room_all_told(sock)
 }
 
-/// So much any receiver takes, so that what reads it goes on.
+/// [`has_room`], of a receiver whose memory is charged to a cgroup, or that is half full.
+#[cold]
+#[inline(never)]
+fn has_room_all_told(sock: &Sock) -> bool {
+    let (memory, buffer) = (sock.receive_memory(), sock.receive_buffer());
+    let always = if sock.has_cgroup() {
+        LITTLE.min(buffer / 2)
+    } else {
+        buffer / 2
+    };
+
+    memory <= always || memory <= buffer && !sock.is_short_of_memory()
+}
+
+/// So much any receiver takes that has the buffer for it, so that what reads it goes on.
 const LITTLE: i32 = 32 * 1024;

@@ -4,6 +4,7 @@
 //! `net.ipv4.tcp_friends_revalidate_ms`) and counters (`/proc/net/tcp_friends_stat`).
 
 use kernel::{
+    fmt,
     prelude::*,
     seq_file::SeqFile,
     seq_print,
@@ -182,6 +183,7 @@ impl Namespace {
         });
     }
 
+    #[inline(never)]
     fn sum(&self, counter: Counter) -> u64 {
         self.counters.sum(counter.index())
     }
@@ -201,8 +203,10 @@ impl Namespace {
 
     /// `/proc/net/tcp_friends_stat`: a name and a number a line.
     pub(crate) fn show(&self, seq: &SeqFile) {
-        seq_print!(seq, "pairs {}\n", self.pairs());
-        seq_print!(seq, "pairs_total {}\n", self.pairs_total());
+        let line = |name: &dyn fmt::Display, value: u64| seq_print!(seq, "{} {}\n", name, value);
+
+        line(&"pairs", self.pairs());
+        line(&"pairs_total", self.pairs_total());
         for (counter, name) in [
             (Counter::Bytes, "bytes"),
             (Counter::Skbs, "skbs"),
@@ -212,10 +216,10 @@ impl Namespace {
             (Counter::Offered, "offered"),
             (Counter::Crossed, "crossed"),
         ] {
-            seq_print!(seq, "{} {}\n", name, self.sum(counter));
+            line(&name, self.sum(counter));
         }
         for (why, name) in Wire::ALL {
-            seq_print!(seq, "wire_{} {}\n", name, self.sum(Counter::Wire(why)));
+            line(&fmt!("wire_{}", name), self.sum(Counter::Wire(why)));
         }
     }
 }

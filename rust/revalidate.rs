@@ -56,19 +56,20 @@ pub(crate) struct Question {
     open: Atomic<bool>,
 }
 
-/// The last questions that have arrived, each in the place of its number. Who does not find its own
-/// there any more asks again.
+/// The last questions that have arrived, each in the place of its direction. Directions that share
+/// a place, and ask at the same moment, ask again one after the other.
 static ARRIVED: [Atomic<u64>; PLACES] = [const { Atomic::new(0) }; PLACES];
 
-/// Numbers are given in turn: so many others have to arrive before one is forgotten.
-const PLACES: usize = 1024;
+/// The low bits of a question's number are its direction's place.
+const PLACE_BITS: u32 = 12;
+const PLACES: usize = 1 << PLACE_BITS;
 
 fn place(number: u64) -> &'static Atomic<u64> {
     // TRUNCATE: Of the low bits only.
     &ARRIVED[number as usize % PLACES]
 }
 
-/// The question with that number has arrived in the namespace that it is for. In any context.
+/// The question with that number has arrived where it is for. In any context.
 pub(crate) fn arrived(number: u64) {
     place(number).store(number, Relaxed);
 }
@@ -155,7 +156,7 @@ impl<'a> Asker<'a> {
         let interval = namespace::interval(namespace, &self.member);
         let since = now.wrapping_sub(self.question.answered.load(Relaxed));
 
-        if passed(since, interval) {
+        if passed(since, interval) || self.question.open.load(Relaxed) {
             return true;
         }
         self.question
@@ -201,11 +202,16 @@ impl<'a> Asker<'a> {
 
     /// Marks what is next, where that is seen to arrive, and returns the mark's number; else 0.
     /// Without the memory for a mark it is asked again. The caller has the sender to itself.
+    #[cold]
+    #[inline(never)]
     fn mark(self, s: &mut Tcp<'_>) -> u64 {
-        if !self.member.is_seen_to_arrive() {
+        let Some(net) = self.member.seen_to_arrive_in() else {
             return 0;
-        }
-        let mark = Mark::of_question(self.member.peer().net());
+        };
+        // Any number would do that is another one for others, mostly; addresses are multiples of
+        // a cache line.
+        let addr = core::ptr::from_ref(self.question).addr() as u64;
+        let mark = Mark::of_question(net, addr >> 6 ^ addr >> 18, PLACE_BITS);
 
         if let Some(mut head) = s.send_head() {
             head.mark(mark);

@@ -90,6 +90,7 @@ impl Way {
     /// # Safety
     ///
     /// The lock is held, and the way is in the trees.
+    #[inline(never)]
     unsafe fn look(&self) {
         let _guard = rcu::read_lock();
         // SAFETY: The guard lives until the end of the function. A way is taken out of the trees

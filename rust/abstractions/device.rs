@@ -368,16 +368,22 @@ impl Path {
         self.has(device.0.as_ptr())
     }
 
-    /// Whether segments are handed to a device of `net`, so that the `hop` hook sees them arrive
-    /// there. A macvlan is given them by the device below it.
+    /// The namespace in which the `hop` hook sees segments arrive that are for `net`: that one, or,
+    /// where it only has macvlans, the one of a device below these, which hands them nothing.
     ///
     /// # Safety
     ///
     /// As for `taps`.
-    pub(super) unsafe fn hands_over_to(&self, net: &Net, rcu: Rcu<'_>) -> bool {
+    pub(super) unsafe fn seen_to_arrive_in<'a>(
+        &'a self,
+        net: &Net,
+        rcu: Rcu<'a>,
+    ) -> Option<&'a Net> {
         // SAFETY: As for `taps`.
-        unsafe { each(&self.devices, rcu) }
-            .any(|device| core::ptr::eq(device.net(), net.raw()) && !device.is_a(MACVLAN))
+        unsafe { Iterator::chain(each(&self.devices, rcu), each(&self.below, rcu)) }
+            .filter(|device| !device.is_a(MACVLAN))
+            .map(Device::namespace)
+            .reduce(|one, other| if core::ptr::eq(one, net) { one } else { other })
     }
 
     /// Zero if no macvlan is on it, or netfilter has no hook on one of its devices: no mark tells

@@ -112,9 +112,12 @@ impl V6 {
     }
 }
 
-/// So many sockets are looked at with a bucket's lock held. A namespace may have a table of its own
+/// So many sockets are shown with a bucket's lock held. A namespace may have a table of its own
 /// with one bucket (`net.ipv4.tcp_child_ehash_entries`).
 pub(crate) const AT_ONCE: usize = 64;
+
+/// For so many something is done, which takes less.
+const DONE_AT_ONCE: usize = 512;
 
 /// Calls `f` for each full socket of the namespace in the table, with the lock of its bucket held
 /// and bottom halves off. TCP takes that lock inside a socket's, which `f` may therefore only try.
@@ -129,7 +132,7 @@ pub(crate) fn for_each_established(
     let mut next = 0;
 
     while let Some(bucket) = filled_bucket(net, next) {
-        let mut left = AT_ONCE;
+        let mut left = DONE_AT_ONCE;
         let is_through = walk(net, bucket, |_, sock, trying, rcu| {
             if sock.is_some_and(|sock| f(sock, trying, rcu)) {
                 left = left.wrapping_sub(1);

@@ -489,14 +489,16 @@ impl<'a> Member<'a> {
         field(self.peer()).load(Relaxed) == other
     }
 
-    /// Whether the `hop` hook sees what we send on the wire arrive in the peer's namespace: if it
-    /// is marked, and leaves ours.
-    pub(crate) fn is_seen_to_arrive(&self) -> bool {
-        !core::ptr::eq(self.namespace(), self.peer_namespace())
-            && self.way(|path, rcu| {
-                // SAFETY: As for `taps`.
-                unsafe { path.hands_over_to(self.peer().net(), rcu) }
-            })
+    /// The namespace in which the `hop` hook sees what we send on the wire arrive, if it is marked
+    /// and leaves ours.
+    pub(crate) fn seen_to_arrive_in(&self) -> Option<&'a Net> {
+        let (crossing, rcu) = (self.pair.crossing.as_ref()?, self.rcu());
+
+        if core::ptr::eq(self.namespace(), self.peer_namespace()) {
+            return None;
+        }
+        // SAFETY: As for `taps`.
+        unsafe { crossing.path().seen_to_arrive_in(self.peer().net(), rcu) }
     }
 
     /// What our end needs as a sender.

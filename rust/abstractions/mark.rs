@@ -78,9 +78,12 @@ impl Mark {
         Self::new(next_token() & !ASKS, isn)
     }
 
-    /// That of a segment that asks whether the wire carries it to `net`.
-    pub(crate) fn of_question(net: &Net) -> Self {
-        Self::new(next_token() | ASKS, Self::address(net))
+    /// That of a segment that asks whether the wire carries it to `net`. The low `bits` of its
+    /// number are those of `low`.
+    pub(crate) fn of_question(net: &Net, low: u64, bits: u32) -> Self {
+        let number = next_token() << bits | low & !(!0 << bits);
+
+        Self::new(number | ASKS, Self::address(net))
     }
 
     fn address(net: &Net) -> u32 {

@@ -24,6 +24,7 @@ use super::{
         is_filled_to,
         AT_ONCE, //
     },
+    may_reschedule,
     namespace::Net,
 };
 use crate::listing;
@@ -99,7 +100,10 @@ unsafe fn at(seq: *mut bindings::seq_file, pos: *mut bindings::loff_t) -> *mut c
     let from = match decode(*pos) {
         None => return somewhere,
         Some((bucket, 0)) => bucket,
-        Some((bucket, place)) if is_filled_to(net, bucket, place) => return somewhere,
+        Some((bucket, place)) if is_filled_to(net, bucket, place) => {
+            may_reschedule();
+            return somewhere;
+        }
         Some((bucket, _)) => bucket.saturating_add(1),
     };
     match filled_bucket(net, from) {
