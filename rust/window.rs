@@ -107,15 +107,23 @@ pub(crate) fn follow(s: &mut Tcp<'_>, p: &mut Tcp<'_>) {
     let mut wnd = offered(p);
 
     if worn(wnd, p.rcv_ssthresh()) {
-        wnd = wider(p.reborrow(), wnd);
+        wnd = wider(s, p.reborrow(), wnd);
     }
     learn(s, wnd);
 }
 
 /// Offers more than the `wnd` bytes that are left of the last offer, if it can.
 /// Returns what is offered then.
+///
+/// TCP bounds the segments of `s` by half of the largest window that it has seen. On the wire the
+/// buffer of a receiver who reads what comes soon has room for two of the largest; friends' buffers
+/// grow later ([`growth`](crate::growth)), and segments are as large as there.
 #[inline(never)]
-fn wider(mut p: Tcp<'_>, wnd: u32) -> u32 {
+fn wider(s: &mut Tcp<'_>, mut p: Tcp<'_>, wnd: u32) -> u32 {
+    if s.max_window() < TWO_SEGMENTS && p.sock().has_growing_receive_buffer() {
+        s.set_max_window(TWO_SEGMENTS);
+        s.sync_mss();
+    }
     let new = select(&mut p);
 
     if new > wnd {
@@ -125,6 +133,9 @@ fn wider(mut p: Tcp<'_>, wnd: u32) -> u32 {
         wnd
     }
 }
+
+/// Of the loopback device.
+const TWO_SEGMENTS: u32 = 2 * 65536;
 
 /// Whether `p` has all that `s` ever sent, so that no data on its way needs the window that
 /// both know now. An ACK on its way may tell of an older one, which then is what `s` knows

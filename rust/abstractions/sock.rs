@@ -557,6 +557,19 @@ impl Sock {
         unsafe { addr_of!((*self.raw()).sk_rcvbuf).read_volatile() }
     }
 
+    /// Whether its receive buffer may grow: it was not set (`SO_RCVBUF`), and
+    /// `net.ipv4.tcp_moderate_rcvbuf` is on.
+    pub(crate) fn has_growing_receive_buffer(&self) -> bool {
+        // SAFETY: `self` is a valid socket, whose namespace outlives it; words of their own.
+        unsafe {
+            u32::from(addr_of!((*self.raw()).sk_userlocks).read_volatile())
+                & bindings::SOCK_RCVBUF_LOCK
+                == 0
+                && addr_of!((*self.net().raw()).ipv4.sysctl_tcp_moderate_rcvbuf).read_volatile()
+                    != 0
+        }
+    }
+
     /// Whether TCP is short of memory for it, or its cgroup has passed `memory.max`.
     #[cold]
     pub(crate) fn is_short_of_memory(&self) -> bool {
@@ -1295,10 +1308,7 @@ impl<'a> Tcp<'a> {
         unsafe {
             let ipv4 = addr_of!((*self.0.net().raw()).ipv4);
 
-            if u32::from((*sk).sk_userlocks) & bindings::SOCK_RCVBUF_LOCK != 0
-                || addr_of!((*ipv4).sysctl_tcp_moderate_rcvbuf).read_volatile() == 0
-                || bindings::tcp_under_memory_pressure(sk)
-            {
+            if !self.0.has_growing_receive_buffer() || bindings::tcp_under_memory_pressure(sk) {
                 return false;
             }
             let most = addr_of!((*ipv4).sysctl_tcp_rmem[2]).read_volatile();
