@@ -121,7 +121,8 @@ impl Half {
         self.route.load(Relaxed)
     }
 
-    /// None is known to be fit: another one may be at the same address later.
+    /// No route is known to be fit from now on: a route is known by its address, at which another
+    /// one may be later.
     pub(crate) fn forget_route(&self) {
         self.route.store(NO_ROUTE, Relaxed);
     }

@@ -379,7 +379,7 @@ impl Path {
         net: &Net,
         rcu: Rcu<'a>,
     ) -> Option<&'a Net> {
-        // SAFETY: As for `taps`.
+        // SAFETY: By the function's safety requirements.
         unsafe { Iterator::chain(each(&self.devices, rcu), each(&self.below, rcu)) }
             .filter(|device| !device.is_a(MACVLAN))
             .map(Device::namespace)
@@ -397,7 +397,7 @@ impl Path {
         if !self.macvlan {
             return 0;
         }
-        // SAFETY: As for `taps`.
+        // SAFETY: By the function's safety requirements.
         unsafe { self.hooks(rcu) }
     }
 
@@ -409,7 +409,7 @@ impl Path {
     #[cold]
     #[inline(never)]
     unsafe fn hooks(&self, rcu: Rcu<'_>) -> usize {
-        // SAFETY: As for `taps`.
+        // SAFETY: By the function's safety requirements.
         unsafe { Iterator::chain(each(&self.devices, rcu), each(&self.below, rcu)) }
             .fold(0, |sum, device| sum | device.hooks())
     }
@@ -453,7 +453,7 @@ impl Path {
         self.noted().map(|dev| dev.addr())
     }
 
-    /// The same of its namespaces.
+    /// The addresses of the namespaces that it passes and of the host's, likewise only to compare.
     pub(super) fn net_addrs(&self) -> impl Iterator<Item = usize> + '_ {
         self.nets.known().iter().map(|net| net.addr())
     }

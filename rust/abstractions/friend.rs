@@ -497,7 +497,8 @@ impl<'a> Member<'a> {
         if core::ptr::eq(self.namespace(), self.peer_namespace()) {
             return None;
         }
-        // SAFETY: As for `taps`.
+        // SAFETY: A path is forgotten when its pair is dissolved; we are in a critical section in
+        // which it was found.
         unsafe { crossing.path().seen_to_arrive_in(self.peer().net(), rcu) }
     }
 

@@ -158,7 +158,8 @@ unsafe extern "C" fn show(seq: *mut bindings::seq_file, _v: *mut c_void) -> c_in
     // SAFETY: By the function's safety requirements the file is open; `seq_file.lock`, which the
     // caller holds, keeps others from it.
     let is_full = || unsafe { addr_of!((*seq).count).read() == addr_of!((*seq).size).read() };
-    // SAFETY: As above.
+    // SAFETY: By the function's safety requirements the file is open; its lock, which the caller
+    // holds, keeps others from the index.
     let (net, pos, seq) = unsafe { (net(seq), (*seq).index, SeqFile::from_raw(seq)) };
 
     match decode(pos) {
