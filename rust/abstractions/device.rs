@@ -296,8 +296,10 @@ pub(crate) struct Path {
     devices: Few<bindings::net_device, 8>,
     /// Those below a macvlan, by which nothing leaves here.
     below: Few<bindings::net_device, 1>,
-    /// The host's is one of them, wherever they lie: it governs all.
+    /// The first is the host's, wherever they lie: it governs all.
     nets: Few<bindings::net, { Path::NETS }>,
+    /// Those from here on are passed: 1 if none of the devices is in the host's.
+    passed_from: usize,
     /// By these its segments have come to a socket.
     received: Few<bindings::net_device, 4>,
     /// What [`Path::changes`] was when each device was noted.
@@ -330,6 +332,7 @@ impl Path {
             devices: Few::new(),
             below: Few::new(),
             nets,
+            passed_from: 1,
             received: Few::new(),
             since: 0,
             broken: false,
@@ -356,6 +359,9 @@ impl Path {
                 self.below.add(dev)
             };
         self.broken |= !added;
+        if device.namespace().is_host() {
+            self.passed_from = 0;
+        }
         self.macvlan |= device.is_a(MACVLAN);
     }
 
@@ -458,6 +464,12 @@ impl Path {
         self.nets.known().iter().map(|net| net.addr())
     }
 
+    /// The namespaces that its segments pass.
+    #[inline(always)]
+    fn nets_passed(&self) -> &[*mut bindings::net] {
+        self.nets.known().get(self.passed_from..).unwrap_or(&[])
+    }
+
     /// The namespaces that it passes, and the host's.
     ///
     /// # Safety
@@ -495,8 +507,7 @@ impl Path {
         // device away has the path forgotten, and then waits for a grace period.
         unsafe {
             let of_all = self
-                .nets
-                .known()
+                .nets_passed()
                 .iter()
                 .fold(0, |sum, &net| sum | taps_of_all(net));
 
@@ -532,7 +543,7 @@ impl Path {
     /// As for `taps`.
     pub(super) unsafe fn is_filtered(&self, rcu: Rcu<'_>) -> bool {
         // SAFETY: As above.
-        unsafe { self.nets.known().iter().any(|&net| filters(net, rcu)) || self.hooks(rcu) != 0 }
+        unsafe { self.nets_passed().iter().any(|&net| filters(net, rcu)) || self.hooks(rcu) != 0 }
     }
 
     /// Whether either is not zero.
@@ -546,7 +557,7 @@ impl Path {
 
         // SAFETY: As above.
         unsafe {
-            for &net in self.nets.known() {
+            for &net in self.nets_passed() {
                 sum |= taps_of_all(net);
             }
             for dev in each(&self.devices, rcu) {
