@@ -6,8 +6,8 @@
 //!
 //! A call of [`AT_ONCE`] bytes at most for which there is room goes without owning the socket, as
 //! a whole or not at all ([`send`]). All others own it for the whole call, as TCP does, and come
-//! here as often as there is room ([`send_owned`]); what is left is `tcp_sendmsg_locked()`'s. What
-//! was copied and may not go after all is given back to the program's iterator.
+//! here in `tcp_sendmsg_locked()` as often as there is room ([`send_owned`]); what is left is
+//! TCP's. What was copied and may not go after all is given back to the program's iterator.
 //!
 //! # Locks
 //!
