@@ -641,6 +641,46 @@ TEST_F(ending, disconnected)
 	EXPECT_CARRIED(2000);
 }
 
+/* A large write that fails at once leaves nothing that the next connection finds. */
+TEST_F(ending, disconnected_after_a_write)
+{
+	struct iovec iov = { .iov_base = "x", .iov_len = 1 };
+	char control[CMSG_SPACE(sizeof(int))] = {};
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+			      .msg_controllen = sizeof(control) };
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+	union address a = { .sa.sa_family = AF_UNSPEC };
+	static const char large[65536];
+	int listener;
+
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	ASSERT_EQ(0, shutdown(self->client, SHUT_WR));
+	EXPECT_EQ(-1, send(self->client, large, sizeof(large), MSG_NOSIGNAL));
+	EXPECT_EQ(EPIPE, errno);
+	ASSERT_EQ(0, connect(self->client, &a.sa, sizeof(a.sa)));
+	close(self->server);
+	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
+
+	/* Of no friends, so that this write is TCP's alone. */
+	ASSERT_EQ(0, friends_set("0"));
+	listener = listener_for(_metadata, variant->ends, NULL);
+	address_of(&a, variant->ends == IPV6 ? AF_INET6 : AF_INET,
+		   variant->ends == IPV6 ? "::1" : "127.0.0.1",
+		   port_of(listener));
+	ASSERT_EQ(0, connect(self->client, &a.sa, sizeof(a)));
+	self->server = accept(listener, NULL, NULL);
+	ASSERT_GE(self->server, 0);
+	/* There is no such control message. */
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = 9999;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	EXPECT_EQ(-1, sendmsg(self->client, &msg, 0));
+	EXPECT_EQ(EINVAL, errno);
+	close(listener);
+	EXPECT_CARRIED(1000);
+}
+
 int main(int argc, char **argv)
 {
 	return friends_main(argc, argv);
