@@ -65,17 +65,19 @@ struct Batch {
 }
 
 impl Batch {
-    /// Copies at most `want` bytes: as many as there is memory for and pages are there.
-    #[inline(always)]
-    fn fill(from: &mut Source<'_>, want: usize) -> Self {
-        let mut batch = Batch {
+    const fn new() -> Self {
+        Self {
             skbs: [const { None }; SKBS],
             bytes: 0,
             truesize: 0,
-        };
+        }
+    }
 
-        for slot in &mut batch.skbs {
-            let left = want.saturating_sub(batch.bytes);
+    /// Copies at most `want` bytes: as many as there is memory for and pages are there.
+    #[inline(always)]
+    fn fill(&mut self, from: &mut Source<'_>, want: usize) {
+        for slot in &mut self.skbs {
+            let left = want.saturating_sub(self.bytes);
             if left == 0 {
                 break;
             }
@@ -88,11 +90,10 @@ impl Batch {
                 keep(skb);
                 break;
             }
-            batch.bytes = batch.bytes.saturating_add(bytes);
-            batch.truesize = batch.truesize.saturating_add(skb.truesize());
+            self.bytes = self.bytes.saturating_add(bytes);
+            self.truesize = self.truesize.saturating_add(skb.truesize());
             *slot = Some(skb);
         }
-        batch
     }
 
     /// Queues all, behind what the receiver has, or none. The caller has exclusive access to
@@ -246,7 +247,9 @@ fn write(
     member: &Member<'_>,
     writer: Writer<'_>,
 ) -> usize {
-    let mut batch = Batch::fill(from, want);
+    let mut batch = Batch::new();
+
+    batch.fill(from, want);
     let all = batch.bytes == want || matches!(writer, Writer::Owner(_));
     let moved = if all {
         queue(sock, &mut batch, member, writer)
@@ -254,6 +257,8 @@ fn write(
         0
     };
     batch.give_back(from, moved);
+    // All was queued or kept, so that there is nothing to look for.
+    core::mem::forget(batch);
     moved
 }
 
