@@ -63,9 +63,9 @@ const AT_ONCE: usize = 32;
 /// A path, and the pairs that have it.
 struct Way {
     path: Path,
-    /// Whether a namespace that it passes is in strict mode, or the host's is. Written with the
-    /// lock held.
-    strict: Atomic<bool>,
+    /// Whether all has to be asked of it: a namespace that it passes is in strict mode, or the
+    /// host's is, or a device of it is a macvlan or below one. Written with the lock held.
+    asks_all: Atomic<bool>,
     /// The first of them, null if there is none. The lock protects it.
     first: Cell<*const Crossing>,
 }
@@ -99,7 +99,7 @@ impl Way {
             .filter_map(Net::state)
             .any(Namespace::is_strict);
 
-        self.strict.store(strict, Relaxed);
+        self.asks_all.store(strict || self.path.is_odd(), Relaxed);
     }
 
     /// By this number it is looked for. Few others have it.
@@ -274,7 +274,7 @@ impl Crossing {
             None => Arc::new(
                 Way {
                     path,
-                    strict: Atomic::new(false),
+                    asks_all: Atomic::new(false),
                     first: Cell::new(null_mut()),
                 },
                 GFP_ATOMIC | __GFP_NOWARN,
@@ -300,10 +300,10 @@ impl Crossing {
         &self.way.path
     }
 
-    /// Whether a namespace that it passes is in strict mode, or the host's is.
+    /// Whether all that there is has to be asked of its path.
     #[inline(always)]
-    pub(super) fn is_strict(&self) -> bool {
-        self.way.strict.load(Relaxed)
+    pub(super) fn asks_all(&self) -> bool {
+        self.way.asks_all.load(Relaxed)
     }
 
     /// Puts it into the list, unless a device of its path has gone since it was noted, or there

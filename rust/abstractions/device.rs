@@ -231,6 +231,10 @@ unsafe fn list_entries(head: *const bindings::list_head) -> usize {
 }
 
 /// A few different pointers.
+///
+/// # Invariants
+///
+/// `len` is `N` at most.
 struct Few<T, const N: usize> {
     all: [*mut T; N],
     len: usize,
@@ -238,6 +242,7 @@ struct Few<T, const N: usize> {
 
 impl<T, const N: usize> Few<T, N> {
     const fn new() -> Self {
+        // INVARIANT: It is 0.
         Self {
             all: [null_mut(); N],
             len: 0,
@@ -246,7 +251,8 @@ impl<T, const N: usize> Few<T, N> {
 
     #[inline(always)]
     fn known(&self) -> &[*mut T] {
-        self.all.get(..self.len).unwrap_or(&[])
+        // SAFETY: By the type invariants.
+        unsafe { self.all.get_unchecked(..self.len) }
     }
 
     fn has(&self, one: *mut T) -> bool {
@@ -262,6 +268,7 @@ impl<T, const N: usize> Few<T, N> {
             return false;
         };
         *slot = one;
+        // INVARIANT: There is a place with the number `len`.
         self.len = self.len.wrapping_add(1);
         true
     }
@@ -363,6 +370,11 @@ impl Path {
             self.passed_from = 0;
         }
         self.macvlan |= device.is_a(MACVLAN);
+    }
+
+    /// Whether something is to be asked of it that [`Path::is_watched`] does not.
+    pub(super) fn is_odd(&self) -> bool {
+        self.macvlan || self.below.len != 0
     }
 
     fn has(&self, dev: *mut bindings::net_device) -> bool {
@@ -546,7 +558,7 @@ impl Path {
         unsafe { self.nets_passed().iter().any(|&net| filters(net, rcu)) || self.hooks(rcu) != 0 }
     }
 
-    /// Whether either is not zero.
+    /// Whether either is not zero, of a path that is not [odd](Path::is_odd).
     ///
     /// # Safety
     ///
@@ -563,10 +575,6 @@ impl Path {
             for dev in each(&self.devices, rcu) {
                 sum |= dev.watchers() | dev.queues();
             }
-            for dev in each(&self.below, rcu) {
-                sum |= dev.watchers();
-            }
-            sum |= self.unseen_hooks(rcu);
         }
         sum != 0
     }

@@ -397,21 +397,21 @@ impl<'a> Member<'a> {
     /// Whether only the path has to be asked.
     #[inline(always)]
     pub(crate) fn asks_path(&self) -> bool {
-        self.pair.besides.load(Relaxed) == PATH && !self.passes_strict()
+        self.pair.besides.load(Relaxed) == PATH && !self.path_asks_all()
     }
 
     /// Whether all that there is has to be asked.
     pub(crate) fn asks_all(&self) -> bool {
-        self.pair.besides.load(Relaxed) == ALL || self.passes_strict()
+        self.pair.besides.load(Relaxed) == ALL || self.path_asks_all()
     }
 
-    /// Whether one that crosses passes a namespace in strict mode, or the host's is.
+    /// Whether it crosses, and all has to be asked of its path.
     #[inline(always)]
-    fn passes_strict(&self) -> bool {
+    fn path_asks_all(&self) -> bool {
         self.pair
             .crossing
             .as_ref()
-            .is_some_and(|crossing| crossing.is_strict())
+            .is_some_and(|crossing| crossing.asks_all())
     }
 
     /// The state of each namespace that one which crosses passes, from end to end, and of the
