@@ -615,33 +615,48 @@ TEST_F(ending, not_by_keepalive)
 	EXPECT_CARRIED(sent);
 }
 
+/* Ends the connection of @client, so that the socket may be used again. */
+static void disconnect(struct __test_metadata *_metadata, int client)
+{
+	struct sockaddr none = { .sa_family = AF_UNSPEC };
+
+	EXPECT_EQ(0, connect(client, &none, sizeof(none)));
+}
+
+/* Another connection of @client; returns its server. */
+static int connect_again(struct __test_metadata *_metadata, int client, enum ends ends)
+{
+	int listener = listener_for(_metadata, ends, NULL), server;
+	union address a;
+
+	address_of(&a, ends == IPV6 ? AF_INET6 : AF_INET,
+		   ends == IPV6 ? "::1" : "127.0.0.1", port_of(listener));
+	EXPECT_EQ(0, connect(client, &a.sa, sizeof(a)));
+	server = accept(listener, NULL, NULL);
+	EXPECT_LE(0, server);
+	close(listener);
+	return server;
+}
+
 /* connect(AF_UNSPEC) ends a connection, and the socket may be used again. */
 TEST_F(ending, disconnected)
 {
-	union address a = { .sa.sa_family = AF_UNSPEC };
-	int listener;
-
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	recv_pattern(_metadata, self->server, SEED, 0, 1000);
-	EXPECT_EQ(0, connect(self->client, &a.sa, sizeof(a.sa)));
+	disconnect(_metadata, self->client);
 	expect_reset(_metadata, self->server);
 	close(self->server);
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
 
-	listener = listener_for(_metadata, variant->ends, NULL);
-	address_of(&a, variant->ends == IPV6 ? AF_INET6 : AF_INET,
-		   variant->ends == IPV6 ? "::1" : "127.0.0.1",
-		   port_of(listener));
-	ASSERT_EQ(0, connect(self->client, &a.sa, sizeof(a)));
-	self->server = accept(listener, NULL, NULL);
-	ASSERT_GE(self->server, 0);
+	self->server = connect_again(_metadata, self->client, variant->ends);
 	send_pattern(_metadata, self->server, SEED, 0, 1000, 0);
 	recv_pattern(_metadata, self->client, SEED, 0, 1000);
-	close(listener);
 	EXPECT_CARRIED(2000);
 }
 
-/* A large write that fails at once leaves nothing that the next connection finds. */
+/* A large write that fails at once leaves nothing behind that changes what the socket's next
+ * connection does.
+ */
 TEST_F(ending, disconnected_after_a_write)
 {
 	struct iovec iov = { .iov_base = "x", .iov_len = 1 };
@@ -649,35 +664,26 @@ TEST_F(ending, disconnected_after_a_write)
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
 			      .msg_controllen = sizeof(control) };
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-	union address a = { .sa.sa_family = AF_UNSPEC };
 	static const char large[65536];
-	int listener;
 
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	recv_pattern(_metadata, self->server, SEED, 0, 1000);
 	ASSERT_EQ(0, shutdown(self->client, SHUT_WR));
 	EXPECT_EQ(-1, send(self->client, large, sizeof(large), MSG_NOSIGNAL));
 	EXPECT_EQ(EPIPE, errno);
-	ASSERT_EQ(0, connect(self->client, &a.sa, sizeof(a.sa)));
+	disconnect(_metadata, self->client);
 	close(self->server);
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
 
 	/* Of no friends, so that this write is TCP's alone. */
 	ASSERT_EQ(0, friends_set("0"));
-	listener = listener_for(_metadata, variant->ends, NULL);
-	address_of(&a, variant->ends == IPV6 ? AF_INET6 : AF_INET,
-		   variant->ends == IPV6 ? "::1" : "127.0.0.1",
-		   port_of(listener));
-	ASSERT_EQ(0, connect(self->client, &a.sa, sizeof(a)));
-	self->server = accept(listener, NULL, NULL);
-	ASSERT_GE(self->server, 0);
+	self->server = connect_again(_metadata, self->client, variant->ends);
 	/* There is no such control message. */
 	cmsg->cmsg_level = SOL_SOCKET;
 	cmsg->cmsg_type = 9999;
 	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
 	EXPECT_EQ(-1, sendmsg(self->client, &msg, 0));
 	EXPECT_EQ(EINVAL, errno);
-	close(listener);
 	EXPECT_CARRIED(1000);
 }
 
