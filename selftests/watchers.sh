@@ -44,8 +44,14 @@ ask_every()
 begin()
 {
 	enter "$1" || return
+	run_rounds "${@:2}"
+}
+
+# What begin() does in the namespace that was entered; the arguments are friends_xfer's.
+run_rounds()
+{
 	ask_every "$INTERVAL"
-	xfer_start "$ns" -r 0 -z 1000 -i 2 "${@:2}" || return
+	xfer_start "$ns" -r 0 -z 1000 -i 2 "$@" || return
 	if [ "$FRIENDS" = 1 ]; then
 		within 2000 stat_at_least "$ns" bytes 50000
 		check_err $? "vacuous: friends move nothing at first"
@@ -341,23 +347,49 @@ smack_rules()
 	check_err $? "a rule cannot be set"
 }
 
-# A security module that judges each packet by the labels of both sockets
-# (security_sock_rcv_skb()) changes its mind.
-security()
+# Mounts Smack's files, and lets client and server talk.
+need_smack()
 {
 	[ -e "$SMACK/load2" ] || mount -t smackfs smackfs "$SMACK" 2>/dev/null
 	if [ ! -e "$SMACK/load2" ]; then
 		retmsg="this kernel runs without Smack"
 		RET=$ksft_skip
-		return
+		return 1
 	fi
 	smack_rules rw
-	begin "$1" -L Server -M Client || return
+}
+
+# A security module that judges each packet by the labels of both sockets
+# (security_sock_rcv_skb()) changes its mind. Packets of this address carry no label, and
+# have the client's.
+security()
+{
+	need_smack || return
+	enter "$1" || return
+	ip -n "$ns" address add 192.0.2.9/32 dev lo
+	check_err $? "the address cannot be set"
+	echo "192.0.2.9/32 Client" >"$SMACK/netlabel"
+	check_err $? "the address cannot be labelled"
+	run_rounds -a 192.0.2.9 -L Server -M Client || return
 	smack_rules -
 	stands_still "a security module that forbids it"
 	smack_rules rw
 	goes_on "when it is allowed"
 	friends_again "when it is allowed"
+	end
+}
+
+# Elsewhere each packet carries its label, as an option of IP (CIPSO): it takes the wire.
+labelled_friends()
+{
+	need_smack || return
+	enter 1 || return
+	xfer_start "$ns" -r 0 -z 1000 -i 2 -L Server -M Client || return
+	by_wire sender "labels"
+	stat_at_least "$ns" pairs 1
+	check_err $? "vacuous: there are no friends"
+	stat_is "$ns" bytes 0
+	check_err $? "friends went past labels at first"
 	end
 }
 
@@ -539,5 +571,5 @@ require_command python3
 
 run_tests "${TESTS[@]}" lo_down_wire_ipv4 lo_down_friends_ipv4 stream_asks \
 	ipsec_block_wire ipsec_block_friends ipsec_transport_wire ipsec_transport_friends \
-	ipsec_first_wire ipsec_first_friends security_wire security_friends \
+	ipsec_first_wire ipsec_first_friends security_wire security_friends labelled_friends \
 	slow_reader_wire slow_reader_friends interval
