@@ -119,13 +119,13 @@ impl Drop for Friends {
 }
 
 impl kernel::Module for Friends {
-    fn init(module: &'static ThisModule) -> Result<Self> {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
         let spent = SpentRegistration::new()?;
         let offers = OffersRegistration::new()?;
         let namespaces = NamespaceRegistration::new()?;
         let devices = DevicesRegistration::new()?;
         let friends = Self {
-            _hooks: HooksRegistration::new::<Self>(module)?,
+            _hooks: HooksRegistration::new::<Self>()?,
             _devices: devices,
             _namespaces: namespaces,
             _offers: offers,

@@ -180,18 +180,11 @@ TEST_F(ending, reset_of_blocked_writer)
 /* SO_ERROR tells it once. */
 TEST_F(ending, reset_in_so_error)
 {
-	socklen_t len = sizeof(int);
-	int err = 0;
-
 	abort_connection(self->client);
 	self->client = -1;
 	EXPECT_EQ(POLLERR | POLLHUP, wait_for(self->server, 0, patience(1000)));
-	EXPECT_EQ(0, getsockopt(self->server, SOL_SOCKET, SO_ERROR, &err,
-				&len));
-	EXPECT_EQ(ECONNRESET, err);
-	EXPECT_EQ(0, getsockopt(self->server, SOL_SOCKET, SO_ERROR, &err,
-				&len));
-	EXPECT_EQ(0, err);
+	EXPECT_EQ(ECONNRESET, so_error(self->server));
+	EXPECT_EQ(0, so_error(self->server));
 	EXPECT_CARRIED_ANY();
 }
 
@@ -647,6 +640,46 @@ TEST_F(ending, disconnected)
 	expect_reset(_metadata, self->server);
 	close(self->server);
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
+
+	self->server = connect_again(_metadata, self->client, variant->ends);
+	send_pattern(_metadata, self->server, SEED, 0, 1000, 0);
+	recv_pattern(_metadata, self->client, SEED, 0, 1000);
+	EXPECT_CARRIED(2000);
+}
+
+struct read_once {
+	int fd, err;
+	ssize_t got;
+	pthread_t thread;
+};
+
+static void *read_once(void *arg)
+{
+	struct read_once *r = arg;
+	char buf[100];
+
+	r->got = recv(r->fd, buf, sizeof(buf), 0);
+	r->err = errno;
+	return NULL;
+}
+
+/* Whoever waits for data of one connection gets none of the next, nor the error that the socket
+ * keeps for whoever asks.
+ */
+TEST_F(ending, disconnected_under_a_reader)
+{
+	struct read_once r = { .fd = self->client };
+
+	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
+	recv_pattern(_metadata, self->server, SEED, 0, 1000);
+	ASSERT_EQ(0, pthread_create(&r.thread, NULL, read_once, &r));
+	sleep_ms(patience(100));
+	disconnect(_metadata, self->client);
+	pthread_join(r.thread, NULL);
+	EXPECT_EQ(-1, r.got);
+	EXPECT_EQ(EPIPE, r.err);
+	EXPECT_EQ(ECONNRESET, so_error(self->client));
+	close(self->server);
 
 	self->server = connect_again(_metadata, self->client, variant->ends);
 	send_pattern(_metadata, self->server, SEED, 0, 1000, 0);

@@ -361,6 +361,16 @@ static inline void abort_connection(int fd)
 	close(fd);
 }
 
+/* The error that the socket keeps, which is taken by asking (SO_ERROR); -1 if it cannot be asked. */
+static inline int so_error(int fd)
+{
+	int err = -1;
+	socklen_t len = sizeof(err);
+
+	getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len);
+	return err;
+}
+
 /*
  * CONNECTION_FIXTURE(name): for tests of one connection, self->client and
  * self->server, over {IPv4, IPv6, IPv4 to a dual-stack listener} x {wire,

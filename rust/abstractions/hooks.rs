@@ -6,10 +6,7 @@
 
 use core::{
     marker::PhantomData,
-    ptr::{
-        addr_of,
-        NonNull, //
-    },
+    ptr::NonNull, //
 };
 
 use kernel::{
@@ -334,7 +331,6 @@ impl<T: Hooks> Adapter<T> {
     }
 
     const OPS: bindings::tcp_friends_ops = bindings::tcp_friends_ops {
-        owner: core::ptr::null_mut(),
         established: Some(Self::established),
         xmit: Some(Self::xmit),
         read: Some(Self::read),
@@ -353,23 +349,17 @@ impl<T: Hooks> Adapter<T> {
 ///
 /// # Invariants
 ///
-/// The boxed operations are registered.
-pub(crate) struct Registration(KBox<bindings::tcp_friends_ops>);
-
-// SAFETY: It is only dropped, which any thread may do.
-unsafe impl Send for Registration {}
-// SAFETY: Nothing can be done with a shared reference.
-unsafe impl Sync for Registration {}
+/// The operations are registered.
+pub(crate) struct Registration(&'static bindings::tcp_friends_ops);
 
 impl Registration {
     /// Registers `T`. May sleep.
-    pub(crate) fn new<T: Hooks>(module: &'static ThisModule) -> Result<Self> {
-        let mut ops = KBox::new(Adapter::<T>::OPS, GFP_KERNEL)?;
+    pub(crate) fn new<T: Hooks>() -> Result<Self> {
+        let ops = &Adapter::<T>::OPS;
 
-        ops.owner = module.as_ptr();
-        // SAFETY: The operations live until they are unregistered, in `drop`; the functions keep to
-        // the contract of `struct tcp_friends_ops`.
-        to_result(unsafe { bindings::tcp_friends_register(addr_of!(*ops)) })?;
+        // SAFETY: The operations live as long as the module, which unregisters them in `drop`; the
+        // functions keep to the contract of `struct tcp_friends_ops`.
+        to_result(unsafe { bindings::tcp_friends_register(ops) })?;
         // INVARIANT: Just registered.
         Ok(Self(ops))
     }
@@ -379,6 +369,6 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: By the type invariants it is registered. Waits for a grace period, in process
         // context, as a module is unloaded.
-        unsafe { bindings::tcp_friends_unregister(addr_of!(*self.0)) };
+        unsafe { bindings::tcp_friends_unregister(self.0) };
     }
 }
