@@ -13,6 +13,10 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        barrier::{
+            smp_mb,
+            Read, //
+        },
         rcu, //
     },
     time::msecs_to_jiffies, //
@@ -153,17 +157,6 @@ impl Namespace {
         }
     }
 
-    /// The namespace goes, or the module does: no pair is left, and nobody who
-    /// had found one still uses it. May sleep.
-    pub(crate) fn exit(&self, net: &Net) {
-        // Where there is none, it is long ago that there was one: a grace period has passed since
-        // the last socket of the namespace was closed, or since the hooks were taken off.
-        if self.pairs() != 0 {
-            self.part_all(net);
-            rcu::synchronize_rcu();
-        }
-    }
-
     /// Parts the pairs that there are now. May sleep.
     pub(crate) fn part_all(&self, net: &Net) {
         self.for_all(net, &|sock, member, trying| {
@@ -194,11 +187,16 @@ impl Namespace {
             .saturating_sub(self.sum(Counter::Unformed))
     }
 
-    /// Pairs now. What is formed is counted first and summed first, so it is
-    /// never less than what is there.
+    /// Pairs now; never fewer than those that were there at the beginning and still are. A pair is
+    /// counted before it is formed, and so before it is gone; and who is gone is summed first.
     fn pairs(&self) -> u64 {
-        let total = self.pairs_total();
-        total.saturating_sub(self.sum(Counter::Parted))
+        let gone = self
+            .sum(Counter::Parted)
+            .wrapping_add(self.sum(Counter::Unformed));
+
+        // Whoever was counted as gone was counted before.
+        smp_mb(Read);
+        self.sum(Counter::Paired).saturating_sub(gone)
     }
 
     /// `/proc/net/tcp_friends_stat`: a name and a number a line.

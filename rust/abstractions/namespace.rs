@@ -315,6 +315,7 @@ struct Slot {
     net: *mut bindings::net,
     tables: Tables,
     header: *mut bindings::ctl_table_header,
+    rcu: Opaque<bindings::callback_head>,
 }
 
 impl Slot {
@@ -370,6 +371,7 @@ impl Slot {
                     },
                 },
                 header: core::ptr::null_mut(),
+                rcu: Opaque::uninit(),
             },
             GFP_KERNEL,
         )?);
@@ -419,9 +421,23 @@ impl Slot {
             if !(*slot).header.is_null() {
                 bindings::unregister_net_sysctl_table((*slot).header);
             }
-            (*slot).state.exit(Net::from_raw(net));
+            (*slot).state.part_all(Net::from_raw(net));
             Self::pointer(net).write_volatile(core::ptr::null_mut());
-            drop(KBox::from_raw(slot));
+            // Who has found a pair that had an end here may still count that it has moved.
+            bindings::call_rcu((*slot).rcu.get(), Some(Self::free));
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `head` is the field `rcu` of a slot that nobody can reach any more.
+    unsafe extern "C" fn free(head: *mut bindings::callback_head) {
+        // SAFETY: By the function's safety requirements; `Opaque` is transparent. It came from
+        // `KBox::into_raw()` in `create`.
+        unsafe {
+            let slot = kernel::container_of!(Opaque::cast_from(head), Slot, rcu);
+
+            drop(KBox::from_raw(slot.cast_mut()));
         }
     }
 
@@ -575,6 +591,8 @@ impl Registration {
         if ret.is_err() {
             // SAFETY: C did not keep it.
             drop(unsafe { KBox::from_raw(ops.as_ptr()) });
+            // What `init` had made of other namespaces is freed by code of this module.
+            rcu::rcu_barrier();
         }
         // INVARIANT: Just registered.
         ret.map(|()| Self(ops))
@@ -588,7 +606,7 @@ impl Drop for Registration {
             bindings::unregister_pernet_subsys(self.0.as_ptr());
             drop(KBox::from_raw(self.0.as_ptr()));
         }
-        // Pairs that `exit` dissolved are freed by code of this module.
+        // So are pairs and the state of namespaces.
         rcu::rcu_barrier();
     }
 }
