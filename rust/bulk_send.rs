@@ -19,6 +19,8 @@
 //! moment copy at the same moment; which of them is first is decided by who has the locks first,
 //! and the bytes get their numbers then.
 
+use kernel::warn_on;
+
 use crate::{
     abstractions::{
         keep,
@@ -65,6 +67,7 @@ struct Batch {
 }
 
 impl Batch {
+    /// An empty one.
     const fn new() -> Self {
         Self {
             skbs: [const { None }; SKBS],
@@ -257,7 +260,11 @@ fn write(
         0
     };
     batch.give_back(from, moved);
-    // All was queued or kept, so that there is nothing to look for.
+    // What was not queued has been kept for other writes, so that every place is empty, and to
+    // drop them would only look at each.
+    if cfg!(CONFIG_RUST_DEBUG_ASSERTIONS) {
+        warn_on!(batch.skbs.iter().any(Option::is_some));
+    }
     core::mem::forget(batch);
     moved
 }
