@@ -8,6 +8,7 @@ use kernel::warn_on;
 
 use crate::{
     abstractions::{
+        Asks,
         Device,
         Head,
         Member,
@@ -133,7 +134,7 @@ pub(crate) fn watchers(sock: &Sock, member: &Member<'_>) -> Fence {
         unless(lo.taps() != 0, Wire::Capture)?;
         unless(lo.governors() != 0, Wire::Traffic)?;
     }
-    if member.asks_all() {
+    if member.asks() == Asks::All {
         // Where the pair crosses each tracker has seen the mark, and checks no windows.
         unless(
             !member.crosses() && net.tracks_connections(rcu),
@@ -271,14 +272,13 @@ fn sender_is_clear(s: &Tcp<'_>, member: &Member<'_>) -> bool {
 /// What [`watchers`] asks, for [`is_clear`].
 #[inline(always)]
 fn is_unwatched(sock: &Sock, member: &Member<'_>) -> bool {
-    let way = if member.asks_lo() {
-        sock.net()
+    let way = match member.asks() {
+        Asks::Lo => sock
+            .net()
             .loopback(member.rcu())
-            .is_some_and(|lo| lo.taps() | lo.governors() == 0)
-    } else if member.asks_path() {
-        !member.is_watched() && sock.raw_listeners() == 0
-    } else {
-        return asked_all(sock, member);
+            .is_some_and(|lo| lo.taps() | lo.governors() == 0),
+        Asks::Path => !member.is_watched() && sock.raw_listeners() == 0,
+        Asks::All => return asked_all(sock, member),
     };
 
     way && !is_judged(sock)
@@ -295,9 +295,13 @@ fn asked_all(sock: &Sock, member: &Member<'_>) -> bool {
 #[inline(always)]
 fn receiver_is_clear(s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> bool {
     let receiver = p.sock();
-    // Nothing of the receiver's is in flight, and the sender owes no ACK: so none is on its way.
-    let numbers =
-        (s.snd_nxt() ^ p.rcv_nxt()) | (p.snd_una() ^ p.snd_nxt()) | u32::from(p.urg_data());
+    let una = p.snd_una();
+    // Nothing of the receiver's is in flight, and it has the ACK of all that the sender has, which
+    // owes none: so none is on its way. What the sender has more than that is another's.
+    let numbers = (s.snd_nxt() ^ p.rcv_nxt())
+        | (una ^ p.snd_nxt())
+        | (una ^ s.rcv_nxt())
+        | u32::from(p.urg_data());
     let route = receiver.route_id() ^ member.peer_half().route();
 
     (numbers as usize | p.ofo_queue() | receiver.odd_receiver(member.rcu()) | route) == 0

@@ -691,15 +691,6 @@ static void *cut_writer(void *arg)
 	return NULL;
 }
 
-static int pending_error(int fd)
-{
-	int err = -1;
-	socklen_t len = sizeof(err);
-
-	getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len);
-	return err;
-}
-
 /* Whoever asks next, of three that can, is told, and nobody after it. */
 static int told_next(int fd, int who)
 {
@@ -707,7 +698,7 @@ static int told_next(int fd, int who)
 
 	switch (who % 3) {
 	case 0:
-		return pending_error(fd);
+		return so_error(fd);
 	case 1:
 		return recv(fd, &c, 1, MSG_DONTWAIT) < 0 ? errno : 0;
 	default:
@@ -719,11 +710,32 @@ static void expect_over(struct __test_metadata *_metadata, int fd)
 {
 	char c;
 
-	EXPECT_EQ(0, pending_error(fd));
+	EXPECT_EQ(0, so_error(fd));
 	EXPECT_EQ(0, recv(fd, &c, 1, MSG_DONTWAIT));
 	EXPECT_EQ(-1, send(fd, "x", 1, MSG_NOSIGNAL));
 	EXPECT_EQ(EPIPE, errno);
-	EXPECT_EQ(0, pending_error(fd));
+	EXPECT_EQ(0, so_error(fd));
+}
+
+/* Bytes that the client has not sent make the server acknowledge more than there is. Whatever it
+ * sends then is refused for that, and friends bring it neither.
+ */
+TEST_F(attacks, ack_of_nothing)
+{
+	char forged[FORGED], c;
+
+	as_nobody(_metadata, self);
+	open_victim(_metadata, self, variant, NULL);
+	memset(forged, FORGED_BYTE, sizeof(forged));
+	forge_to_server(_metadata, self, ACK, 0, forged, sizeof(forged));
+	sleep_ms(patience(50));
+	EXPECT_EQ(FORGED, readable(_metadata, self->server));
+	EXPECT_EQ(1, send(self->server, "x", 1, MSG_NOSIGNAL));
+	sleep_ms(patience(100));
+	EXPECT_EQ(-1, recv(self->client, &c, 1, MSG_DONTWAIT));
+	EXPECT_EQ(EAGAIN, errno);
+	close_victim(self);
+	EXPECT_CARRIED_ANY();
 }
 
 /*

@@ -542,6 +542,29 @@ macvlan_that_receives()
 	unmarked "a device that only receives"
 }
 
+# One end is below a device, the other at a veth, and $h routes between them. Of what goes to the
+# macvlan it cannot be told from a mark that it has come as far as that.
+macvlan_routed()
+{
+	WIRE=1 siblings macvlan bridge || return
+	cross 1
+	ip -n "$h" link add link low name sib_h type macvlan mode bridge
+	ip -n "$h" address add 192.0.2.254/24 dev sib_h
+	ip -n "$h" link set sib_h up
+	ip -n "$b" route add default via 192.0.2.254
+	ip -n "$a" link del sib_a
+	ip -n "$a" link add eth0 type veth peer name veth_a netns "$h"
+	ip -n "$a" address add 198.51.100.1/24 dev eth0
+	ip -n "$a" link set eth0 up
+	ip -n "$h" address add 198.51.100.254/24 dev veth_a
+	ip -n "$h" link set veth_a up
+	ip -n "$a" route add default via 198.51.100.254
+	ip netns exec "$h" sysctl -q -w net.ipv4.ip_forward=1
+	check_err $? "sysctl failed"
+	sees "$a" 192.0.2.2
+	unmarked "a router and a macvlan"
+}
+
 ipvlan()
 {
 	siblings ipvlan l2
@@ -1636,6 +1659,19 @@ rebridged()
 	[ -n "$WIRE" ] || friends_are 3
 }
 
+# A macvlan comes above the bridge, where nobody looks for who captures.
+macvlan_above()
+{
+	begin_at_bridge || return
+	talk
+	ip -n "$h" link add link br0 name above type macvlan mode source
+	check_err $? "there is no macvlan"
+	goes_on "below a macvlan"
+	no_pairs "$a"
+	no_pairs "$b"
+	end
+}
+
 # ---- how it ends ------------------------------------------------------------
 
 # The device goes, and comes back under the same address.
@@ -1971,6 +2007,7 @@ for test in "${BOTH[@]}"; do
 done
 
 run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded many_devices macvlan_that_receives macvlan_below \
+	macvlan_routed macvlan_above \
 	capture bystander third_without_arp third_below_bridge third_by_dup third_by_tee \
 	third_by_neighbour third_in_tracker question_answered_by_receiver told \
 	strictest strict shaping xdp_programs cgroup queued injected tap encrypted synproxy helper ipvs_helper ipip \

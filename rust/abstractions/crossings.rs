@@ -63,8 +63,9 @@ const AT_ONCE: usize = 32;
 /// A path, and the pairs that have it.
 struct Way {
     path: Path,
-    /// Whether all has to be asked of it: a namespace that it passes is in strict mode, or the
-    /// host's is, or a device of it is a macvlan or below one. Written with the lock held.
+    /// Whether each question has to be asked before a move ([`Member::asks_all`]): a namespace
+    /// that it passes is in strict mode, or the host's is, or it has a macvlan. Written with the
+    /// lock held.
     asks_all: Atomic<bool>,
     /// The first of them, null if there is none. The lock protects it.
     first: Cell<*const Crossing>,
@@ -99,7 +100,8 @@ impl Way {
             .filter_map(Net::state)
             .any(Namespace::is_strict);
 
-        self.asks_all.store(strict || self.path.is_odd(), Relaxed);
+        self.asks_all
+            .store(strict || self.path.has_macvlan(), Relaxed);
     }
 
     /// By this number it is looked for. Few others have it.
@@ -137,13 +139,16 @@ fn remove(tree: &mut Tree, number: u64, way: &Arc<Way>) {
     tree.remove(&(number, Way::addr(way)));
 }
 
-/// What stands in the trees for one way: itself, and each of its devices and namespaces.
-struct Nodes([Option<Node>; 1 + Path::DEVICES + Path::NETS]);
+/// One for itself, and one for each of its devices and namespaces and the host's.
+const NODES: usize = 1 + Path::DEVICES + Path::NETS + 1;
+
+/// What stands in the trees for one way.
+struct Nodes([Option<Node>; NODES]);
 
 impl Nodes {
     #[inline(never)]
     fn new(way: &Way) -> Result<Self, AllocError> {
-        let mut nodes = [const { None }; 1 + Path::DEVICES + Path::NETS];
+        let mut nodes = [const { None }; NODES];
         let wanted = way.places().count().saturating_add(1);
 
         for node in nodes.iter_mut().take(wanted) {
@@ -300,7 +305,7 @@ impl Crossing {
         &self.way.path
     }
 
-    /// Whether all that there is has to be asked of its path.
+    /// Whether each question has to be asked before a move, because of its path.
     #[inline(always)]
     pub(super) fn asks_all(&self) -> bool {
         self.way.asks_all.load(Relaxed)

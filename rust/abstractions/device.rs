@@ -6,7 +6,9 @@
 //! C header: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h)
 
 use core::{
+    iter::once,
     marker::PhantomData,
+    mem::offset_of,
     ptr::{
         addr_of,
         null_mut,
@@ -198,10 +200,22 @@ const DRV: usize = bindings::bpf_xdp_mode_XDP_MODE_DRV as usize;
 #[inline(always)]
 unsafe fn taps_of_all(net: *const bindings::net) -> usize {
     // SAFETY: By the function's safety requirements.
-    unsafe {
-        list_entries(addr_of!((*net).ptype_all)) | list_entries(addr_of!((*net).ptype_specific))
-    }
+    let (all, specific) = unsafe {
+        (
+            addr_of!((*net).ptype_all.next).read_volatile(),
+            addr_of!((*net).ptype_specific.next).read_volatile(),
+        )
+    };
+    // Each points to its own list, or to the place of a list in a `packet_type`. One after the
+    // other, as the lists are here, are only the former: handlers lie further apart.
+    all.addr().wrapping_add(size_of::<bindings::list_head>()) ^ specific.addr()
 }
+
+const _: () = assert!(
+    offset_of!(bindings::net, ptype_specific)
+        == offset_of!(bindings::net, ptype_all) + size_of::<bindings::list_head>()
+        && size_of::<bindings::packet_type>() > size_of::<bindings::list_head>()
+);
 
 /// Zero if what leaves through a device need not queue, and the device is up.
 ///
@@ -251,7 +265,7 @@ impl<T, const N: usize> Few<T, N> {
 
     #[inline(always)]
     fn known(&self) -> &[*mut T] {
-        // SAFETY: By the type invariants.
+        // SAFETY: By the type invariants there are `len` places.
         unsafe { self.all.get_unchecked(..self.len) }
     }
 
@@ -303,10 +317,8 @@ pub(crate) struct Path {
     devices: Few<bindings::net_device, 8>,
     /// Those below a macvlan, by which nothing leaves here.
     below: Few<bindings::net_device, 1>,
-    /// The first is the host's, wherever they lie: it governs all.
+    /// The namespaces in which these are.
     nets: Few<bindings::net, { Path::NETS }>,
-    /// Those from here on are passed: 1 if none of the devices is in the host's.
-    passed_from: usize,
     /// By these its segments have come to a socket.
     received: Few<bindings::net_device, 4>,
     /// What [`Path::changes`] was when each device was noted.
@@ -316,6 +328,8 @@ pub(crate) struct Path {
     /// One is a macvlan, which receives what the device below it is given: nothing is handed to it
     /// by the `hop` hook.
     macvlan: bool,
+    /// So many are none.
+    others: usize,
 }
 
 // SAFETY: The pointers are compared, or used as the type invariants have it, by any thread.
@@ -326,24 +340,21 @@ unsafe impl Sync for Path {}
 impl Path {
     /// So many it has at most.
     pub(super) const DEVICES: usize = 8 + 1;
-    /// So many namespaces, with the host's.
+    /// So many namespaces.
     pub(super) const NETS: usize = 4 + 1;
 
     /// No device yet.
     pub(crate) fn new() -> Self {
-        let mut nets = Few::new();
-
-        nets.add(Net::host().raw());
-        // INVARIANT: There is none, and the host's namespace never goes.
+        // INVARIANT: There is none.
         Self {
             devices: Few::new(),
             below: Few::new(),
-            nets,
-            passed_from: 1,
+            nets: Few::new(),
             received: Few::new(),
             since: 0,
             broken: false,
             macvlan: false,
+            others: 0,
         }
     }
 
@@ -366,14 +377,16 @@ impl Path {
                 self.below.add(dev)
             };
         self.broken |= !added;
-        if device.namespace().is_host() {
-            self.passed_from = 0;
+        if device.is_a(MACVLAN) {
+            self.macvlan = true;
+        } else {
+            self.others = self.others.wrapping_add(1);
         }
-        self.macvlan |= device.is_a(MACVLAN);
     }
 
-    /// Whether something is to be asked of it that [`Path::is_watched`] does not.
-    pub(super) fn is_odd(&self) -> bool {
+    /// Whether one of its devices is a macvlan, or is below one. [`Path::is_watched`] does not
+    /// ask what has to be asked of these.
+    pub(super) fn has_macvlan(&self) -> bool {
         self.macvlan || self.below.len != 0
     }
 
@@ -443,15 +456,19 @@ impl Path {
         self.broken |= !self.received.add(device.0.as_ptr());
     }
 
-    /// Whether it is another one, or none, after that.
+    /// Whether it is another one, or none, after that. Not if a macvlan comes to others above the
+    /// same device: each is given only what is for it, by those.
     pub(super) fn is_changed(&self, by: &Change) -> bool {
-        self.has(by.device) && (by.master.is_null() || !self.has(by.master))
+        self.has(by.device) && !self.has(by.upper) && !(self.macvlan && by.beside)
     }
 
-    /// Whether all its devices are known.
+    /// Whether all its devices are known, and are either macvlans above a single one or none: what
+    /// leads to others as well has no place of which it is known that what passes it has arrived
+    /// ([`Path::seen_to_arrive_in`]).
     pub(crate) fn is_whole(&self) -> bool {
         !self.broken
             && self.devices.len != 0
+            && !(self.macvlan && self.others != 1)
             && self.received.known().iter().all(|&dev| self.has(dev))
     }
 
@@ -473,13 +490,15 @@ impl Path {
 
     /// The addresses of the namespaces that it passes and of the host's, likewise only to compare.
     pub(super) fn net_addrs(&self) -> impl Iterator<Item = usize> + '_ {
-        self.nets.known().iter().map(|net| net.addr())
+        self.all_nets().map(|net| net.addr())
     }
 
-    /// The namespaces that its segments pass.
-    #[inline(always)]
-    fn nets_passed(&self) -> &[*mut bindings::net] {
-        self.nets.known().get(self.passed_from..).unwrap_or(&[])
+    /// The host's namespace, which governs all, and then the others in which devices are.
+    fn all_nets(&self) -> impl Iterator<Item = *mut bindings::net> + '_ {
+        let host = Net::host().raw();
+        let others = self.nets.known().iter().filter(move |&&net| net != host);
+
+        Iterator::chain(once(host), others.copied())
     }
 
     /// The namespaces that it passes, and the host's.
@@ -491,8 +510,9 @@ impl Path {
         &'a self,
         _rcu: Rcu<'a>,
     ) -> impl Iterator<Item = &'a Net> + 'a {
-        self.nets.known().iter().map(|&net| {
-            // SAFETY: By the function's safety requirements and the type invariants.
+        self.all_nets().map(|net| {
+            // SAFETY: By the function's safety requirements and the type invariants; the host's
+            // never goes.
             unsafe { Net::from_raw(net) }
         })
     }
@@ -519,7 +539,8 @@ impl Path {
         // device away has the path forgotten, and then waits for a grace period.
         unsafe {
             let of_all = self
-                .nets_passed()
+                .nets
+                .known()
                 .iter()
                 .fold(0, |sum, &net| sum | taps_of_all(net));
 
@@ -555,10 +576,11 @@ impl Path {
     /// As for `taps`.
     pub(super) unsafe fn is_filtered(&self, rcu: Rcu<'_>) -> bool {
         // SAFETY: As above.
-        unsafe { self.nets_passed().iter().any(|&net| filters(net, rcu)) || self.hooks(rcu) != 0 }
+        unsafe { self.nets.known().iter().any(|&net| filters(net, rcu)) || self.hooks(rcu) != 0 }
     }
 
-    /// Whether either is not zero, of a path that is not [odd](Path::is_odd).
+    /// Whether [`Path::taps`] or [`Path::governors`] is not zero, of a path without a macvlan
+    /// ([`Path::has_macvlan`]).
     ///
     /// # Safety
     ///
@@ -569,8 +591,9 @@ impl Path {
 
         // SAFETY: As above.
         unsafe {
-            for &net in self.nets_passed() {
-                sum |= taps_of_all(net);
+            // Not gathered as the devices' are, lest the compiler unroll that for very many.
+            if self.nets.known().iter().any(|&net| taps_of_all(net) != 0) {
+                return true;
             }
             for dev in each(&self.devices, rcu) {
                 sum |= dev.watchers() | dev.queues();
@@ -600,7 +623,10 @@ unsafe fn each<'a, const N: usize>(
 pub(crate) struct Change {
     device: *mut bindings::net_device,
     /// The other one; null if the device goes.
-    master: *mut bindings::net_device,
+    upper: *mut bindings::net_device,
+    /// The other one is not its master, but shares it with others, as a VLAN device and a macvlan
+    /// do.
+    beside: bool,
 }
 
 impl Change {
@@ -667,22 +693,25 @@ unsafe extern "C" fn event(
 ) -> c_int {
     // SAFETY: The C side passes that with every event.
     let device = unsafe { (*info.cast::<bindings::netdev_notifier_info>()).dev };
-    let master = match event {
+    let (upper, beside) = match event {
         // Also told when a device goes to another namespace.
-        UNREGISTER => null_mut(),
+        UNREGISTER => (null_mut(), false),
         CHANGEUPPER => {
             // SAFETY: That is what the C side passes with this one.
             let info = unsafe { &*info.cast::<bindings::netdev_notifier_changeupper_info>() };
-            // A VLAN device or a macvlan above it changes nothing for what passes below.
-            if !info.linking || !info.master {
+            if !info.linking {
                 return DONE;
             }
-            info.upper_dev
+            (info.upper_dev, !info.master)
         }
         _ => return DONE,
     };
     // Before pairs are looked for: see `Path::changes`.
     changes(device).fetch_add(1, Relaxed);
-    crate::crossing::device_changed(&Change { device, master });
+    crate::crossing::device_changed(&Change {
+        device,
+        upper,
+        beside,
+    });
     DONE
 }

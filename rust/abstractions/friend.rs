@@ -119,6 +119,17 @@ const PATH: i8 = 1;
 /// mark.
 const ALL: i8 = 2;
 
+/// What has to be asked before each move of a pair.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// The loopback device only.
+    Lo,
+    /// The path only.
+    Path,
+    /// Everything.
+    All,
+}
+
 // What it costs beside the data queued.
 const _: () = assert!(size_of::<Pair>() <= 512);
 
@@ -388,30 +399,14 @@ impl<'a> Member<'a> {
         self.pair.crossing.is_some()
     }
 
-    /// Whether only the loopback device has to be asked before each move.
+    /// What has to be asked before each move.
     #[inline(always)]
-    pub(crate) fn asks_lo(&self) -> bool {
-        self.pair.besides.load(Relaxed) == NOTHING
-    }
-
-    /// Whether only the path has to be asked.
-    #[inline(always)]
-    pub(crate) fn asks_path(&self) -> bool {
-        self.pair.besides.load(Relaxed) == PATH && !self.path_asks_all()
-    }
-
-    /// Whether all that there is has to be asked.
-    pub(crate) fn asks_all(&self) -> bool {
-        self.pair.besides.load(Relaxed) == ALL || self.path_asks_all()
-    }
-
-    /// Whether it crosses, and all has to be asked of its path.
-    #[inline(always)]
-    fn path_asks_all(&self) -> bool {
-        self.pair
-            .crossing
-            .as_ref()
-            .is_some_and(|crossing| crossing.asks_all())
+    pub(crate) fn asks(&self) -> Asks {
+        match (self.pair.besides.load(Relaxed), &self.pair.crossing) {
+            (NOTHING, _) => Asks::Lo,
+            (PATH, Some(crossing)) if !crossing.asks_all() => Asks::Path,
+            _ => Asks::All,
+        }
     }
 
     /// The state of each namespace that one which crosses passes, from end to end, and of the
@@ -457,7 +452,7 @@ impl<'a> Member<'a> {
         self.way(|path, rcu| unsafe { path.governors(rcu) })
     }
 
-    /// Whether either is not zero.
+    /// Whether either is not zero, of one that [asks](Self::asks) only the path.
     #[inline(always)]
     pub(crate) fn is_watched(&self) -> bool {
         // SAFETY: As above.

@@ -64,6 +64,7 @@ pub(crate) use ehash::{
     for_each_established, //
 };
 pub(crate) use friend::{
+    Asks,
     Member,
     Pair, //
 };

@@ -69,6 +69,8 @@ struct Offer {
     sock: NonNull<Sock>,
     /// Where its SYN has arrived, if that end wants a friend.
     end: Option<End>,
+    /// The answer has come back, still marked: nobody on its way has a say that is not noted.
+    answered: bool,
     path: Path,
     next: Option<KBox<Offer>>,
 }
@@ -169,6 +171,7 @@ pub(crate) fn make(sock: &Sock, isn: u32) -> Option<Mark> {
             mark,
             sock: NonNull::from(sock),
             end: None,
+            answered: false,
             path: Path::new(),
             next: None,
         },
@@ -251,7 +254,8 @@ pub(crate) fn is_answered(sock: &Sock, by: Mark, rcu: Rcu<'_>) -> bool {
     with(by.isn, |chain| {
         let offer = chain.find(|offer| offer.mark == by)?;
         offer.path.received_by(device);
-        Some(offer.sock == sock.into() && offer.end.is_some())
+        offer.answered = offer.sock == sock.into() && offer.end.is_some();
+        Some(offer.answered)
     })
     .flatten()
     .unwrap_or(false)
@@ -264,8 +268,8 @@ pub(crate) fn is_late(sock: &Sock) -> bool {
         .is_some_and(|isn| sock.peek_snd_una().wrapping_sub(isn) > 1)
 }
 
-/// Takes the offer that has arrived at that end, and calls `f` for its socket and its
-/// path, with the bucket locked.
+/// Takes the offer that has arrived at that end and was answered, and calls `f` for its socket and
+/// its path, with the bucket locked.
 pub(crate) fn accept<R>(
     end: End,
     isn: u32,
@@ -273,7 +277,8 @@ pub(crate) fn accept<R>(
     f: impl FnOnce(ARef<Sock>, Path) -> R,
 ) -> Option<R> {
     with(isn, |chain| {
-        let offer = chain.take(|offer| offer.mark.isn == isn && offer.end == Some(end))?;
+        let offer = chain
+            .take(|offer| offer.mark.isn == isn && offer.end == Some(end) && offer.answered)?;
         // SAFETY: As in `withdraw_all`.
         let sock = unsafe { offer.sock.as_ref() };
         let counted = sock.get_unless_gone();
