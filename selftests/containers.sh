@@ -500,69 +500,12 @@ siblings()
 	friends_are 2
 }
 
+# The device below is given what one macvlan sends to another, and may hand copies to others.
 macvlan()
 {
-	siblings macvlan bridge
-}
-
-# What a macvlan receives is not handed on by the device below it, so that no mark tells whether a
-# hook of that one lets it pass.
-macvlan_below()
-{
-	siblings macvlan bridge || return
-	talk
-	ip netns exec "$h" nft 'table netdev t { chain c {
-		type filter hook ingress device low priority 0; }; }'
-	check_err $? "nft failed"
-	by_wire traffic_control "a hook of the device below"
-	ip netns exec "$h" nft delete table netdev t
-	friends_again "without the hook"
-	end
-}
-
-# What is for one device of $b is answered by another one: the first only receives, so that
-# nobody else knows of who captures there.
-macvlan_that_receives()
-{
-	local mac
-
 	WIRE=1 siblings macvlan bridge || return
 	cross 1
-	ip -n "$h" link add link low name sib_c type macvlan mode bridge
-	ip -n "$h" link set sib_c netns "$b"
-	ip -n "$b" address add 192.0.2.3/24 dev sib_c
-	ip -n "$b" link set sib_c up
-	mac=$(ip netns exec "$b" cat /sys/class/net/sib_b/address)
-	ip -n "$a" neigh replace 192.0.2.2 lladdr "$mac" dev sib_a
-	ip -n "$b" route del 192.0.2.0/24 dev sib_b
-	ip netns exec "$b" sysctl -q -w net.ipv4.conf.all.rp_filter=0 \
-		net.ipv4.conf.sib_b.rp_filter=0 net.ipv4.conf.default.rp_filter=0
-	check_err $? "sysctl failed"
-	sees "$a" 192.0.2.2
-	unmarked "a device that only receives"
-}
-
-# One end is below a device, the other at a veth, and $h routes between them. Of what goes to the
-# macvlan it cannot be told from a mark that it has come as far as that.
-macvlan_routed()
-{
-	WIRE=1 siblings macvlan bridge || return
-	cross 1
-	ip -n "$h" link add link low name sib_h type macvlan mode bridge
-	ip -n "$h" address add 192.0.2.254/24 dev sib_h
-	ip -n "$h" link set sib_h up
-	ip -n "$b" route add default via 192.0.2.254
-	ip -n "$a" link del sib_a
-	ip -n "$a" link add eth0 type veth peer name veth_a netns "$h"
-	ip -n "$a" address add 198.51.100.1/24 dev eth0
-	ip -n "$a" link set eth0 up
-	ip -n "$h" address add 198.51.100.254/24 dev veth_a
-	ip -n "$h" link set veth_a up
-	ip -n "$a" route add default via 198.51.100.254
-	ip netns exec "$h" sysctl -q -w net.ipv4.ip_forward=1
-	check_err $? "sysctl failed"
-	sees "$a" 192.0.2.2
-	unmarked "a router and a macvlan"
+	unmarked "the device below macvlans"
 }
 
 ipvlan()
@@ -1992,7 +1935,7 @@ require_command ipvsadm
 require_command haproxy
 
 # What must come out the same by the wire.
-BOTH=(bulk requests send_buffer fifty tenants macvlan ipvlan ipvlan_l3 host routed vrf nat
+BOTH=(bulk requests send_buffer fifty tenants ipvlan ipvlan_l3 host routed vrf nat
 	nat_of_the_host ipvs ports_again tracker tracker_at_home sidecar tproxy firewall
 	cable rebridged device_deleted namespace_deleted killed)
 WIRES=()
@@ -2006,8 +1949,7 @@ for test in "${BOTH[@]}"; do
 	WIRES+=("wire_$test")
 done
 
-run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded many_devices macvlan_that_receives macvlan_below \
-	macvlan_routed macvlan_above \
+run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded many_devices macvlan macvlan_above \
 	capture bystander third_without_arp third_below_bridge third_by_dup third_by_tee \
 	third_by_neighbour third_in_tracker question_answered_by_receiver told \
 	strictest strict shaping xdp_programs cgroup queued injected tap encrypted synproxy helper ipvs_helper ipip \

@@ -648,7 +648,7 @@ TEST_F(ending, disconnected)
 }
 
 struct read_once {
-	int fd, err;
+	int fd, err, tid;
 	ssize_t got;
 	pthread_t thread;
 };
@@ -658,9 +658,37 @@ static void *read_once(void *arg)
 	struct read_once *r = arg;
 	char buf[100];
 
+	__atomic_store_n(&r->tid, gettid(), __ATOMIC_RELEASE);
 	r->got = recv(r->fd, buf, sizeof(buf), 0);
 	r->err = errno;
 	return NULL;
+}
+
+/* Whether a thread has begun to wait within so long, in ms. Where is copied into @where. */
+static bool waits_within(const int *tid, int64_t ms, char *where, size_t size)
+{
+	int64_t end = now_ms() + ms;
+	char path[64], state = 0;
+	FILE *f;
+
+	do {
+		sleep_ms(1);
+		snprintf(path, sizeof(path), "/proc/self/task/%d/stat",
+			 __atomic_load_n(tid, __ATOMIC_ACQUIRE));
+		f = fopen(path, "r");
+		if (f) {
+			if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+				state = 0;
+			fclose(f);
+		}
+	} while (state != 'S' && now_ms() < end);
+	snprintf(path, sizeof(path), "/proc/self/task/%d/wchan", *tid);
+	f = fopen(path, "r");
+	if (!f || !fgets(where, size, f))
+		where[0] = '\0';
+	if (f)
+		fclose(f);
+	return state == 'S';
 }
 
 /* Whoever waits for data of one connection gets none of the next, nor the error that the socket
@@ -669,11 +697,14 @@ static void *read_once(void *arg)
 TEST_F(ending, disconnected_under_a_reader)
 {
 	struct read_once r = { .fd = self->client };
+	char where[100];
 
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	recv_pattern(_metadata, self->server, SEED, 0, 1000);
 	ASSERT_EQ(0, pthread_create(&r.thread, NULL, read_once, &r));
-	sleep_ms(patience(100));
+	EXPECT_TRUE(waits_within(&r.tid, patience(1000), where, sizeof(where)));
+	if (variant->friends)
+		EXPECT_NE(NULL, strstr(where, "tcp_friends")) TH_LOG("it waits in %s", where);
 	disconnect(_metadata, self->client);
 	pthread_join(r.thread, NULL);
 	EXPECT_EQ(-1, r.got);

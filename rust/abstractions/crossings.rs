@@ -63,9 +63,8 @@ const AT_ONCE: usize = 32;
 /// A path, and the pairs that have it.
 struct Way {
     path: Path,
-    /// Whether each question has to be asked before a move ([`Member::asks_all`]): a namespace
-    /// that it passes is in strict mode, or the host's is, or it has a macvlan. Written with the
-    /// lock held.
+    /// Whether each question has to be asked before a move: a namespace that it passes is in strict
+    /// mode, or the host's is. Written with the lock held.
     asks_all: Atomic<bool>,
     /// The first of them, null if there is none. The lock protects it.
     first: Cell<*const Crossing>,
@@ -100,8 +99,7 @@ impl Way {
             .filter_map(Net::state)
             .any(Namespace::is_strict);
 
-        self.asks_all
-            .store(strict || self.path.has_macvlan(), Relaxed);
+        self.asks_all.store(strict, Relaxed);
     }
 
     /// By this number it is looked for. Few others have it.

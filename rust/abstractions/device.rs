@@ -188,7 +188,6 @@ impl<'a> Device<'a> {
 use bindings::net_device__bindgen_ty_1__bindgen_ty_1 as Flags;
 
 const NO_QUEUE: c_ulong = bindings::netdev_priv_flags_IFF_NO_QUEUE as c_ulong;
-const MACVLAN: c_ulong = bindings::netdev_priv_flags_IFF_MACVLAN as c_ulong;
 
 const DRV: usize = bindings::bpf_xdp_mode_XDP_MODE_DRV as usize;
 
@@ -314,9 +313,7 @@ fn changes(dev: *mut bindings::net_device) -> &'static Atomic<u32> {
 /// Once a pair has it, the devices and their namespaces are valid for as long as their going
 /// was not told.
 pub(crate) struct Path {
-    devices: Few<bindings::net_device, 8>,
-    /// Those below a macvlan, by which nothing leaves here.
-    below: Few<bindings::net_device, 1>,
+    devices: Few<bindings::net_device, { Path::DEVICES }>,
     /// The namespaces in which these are.
     nets: Few<bindings::net, { Path::NETS }>,
     /// By these its segments have come to a socket.
@@ -325,11 +322,6 @@ pub(crate) struct Path {
     since: u32,
     /// There were more.
     broken: bool,
-    /// One is a macvlan, which receives what the device below it is given: nothing is handed to it
-    /// by the `hop` hook.
-    macvlan: bool,
-    /// So many are none.
-    others: usize,
 }
 
 // SAFETY: The pointers are compared, or used as the type invariants have it, by any thread.
@@ -339,7 +331,7 @@ unsafe impl Sync for Path {}
 
 impl Path {
     /// So many it has at most.
-    pub(super) const DEVICES: usize = 8 + 1;
+    pub(super) const DEVICES: usize = 8;
     /// So many namespaces.
     pub(super) const NETS: usize = 4 + 1;
 
@@ -348,20 +340,17 @@ impl Path {
         // INVARIANT: There is none.
         Self {
             devices: Few::new(),
-            below: Few::new(),
             nets: Few::new(),
             received: Few::new(),
             since: 0,
             broken: false,
-            macvlan: false,
-            others: 0,
         }
     }
 
     /// It passes this device.
     pub(crate) fn add(&mut self, device: Device<'_>) {
         let dev = device.0.as_ptr();
-        if self.has(dev) {
+        if self.devices.has(dev) {
             return;
         }
         // SAFETY: By the type invariants of `Device` it is valid.
@@ -370,66 +359,15 @@ impl Path {
         // if it is, and it goes, the number is another one from then on.
         self.since = self.since.wrapping_add(changes(dev).load(Relaxed));
         let added = state == bindings::netdev_reg_state_NETREG_REGISTERED as u8
+            && device.is_a(NO_QUEUE)
             && self.nets.add(device.net())
-            && if device.is_a(NO_QUEUE) {
-                self.devices.add(dev)
-            } else {
-                self.below.add(dev)
-            };
+            && self.devices.add(dev);
         self.broken |= !added;
-        if device.is_a(MACVLAN) {
-            self.macvlan = true;
-        } else {
-            self.others = self.others.wrapping_add(1);
-        }
-    }
-
-    /// Whether one of its devices is a macvlan, or is below one. [`Path::is_watched`] does not
-    /// ask what has to be asked of these.
-    pub(super) fn has_macvlan(&self) -> bool {
-        self.macvlan || self.below.len != 0
-    }
-
-    fn has(&self, dev: *mut bindings::net_device) -> bool {
-        self.devices.has(dev) || self.below.has(dev)
     }
 
     /// Whether it passes this device.
     pub(crate) fn passes(&self, device: Device<'_>) -> bool {
-        self.has(device.0.as_ptr())
-    }
-
-    /// The namespace in which the `hop` hook sees segments arrive that are for `net`: that one, or,
-    /// where it only has macvlans, the one of a device below these, which hands them nothing.
-    ///
-    /// # Safety
-    ///
-    /// As for `taps`.
-    pub(super) unsafe fn seen_to_arrive_in<'a>(
-        &'a self,
-        net: &Net,
-        rcu: Rcu<'a>,
-    ) -> Option<&'a Net> {
-        // SAFETY: By the function's safety requirements.
-        unsafe { Iterator::chain(each(&self.devices, rcu), each(&self.below, rcu)) }
-            .filter(|device| !device.is_a(MACVLAN))
-            .map(Device::namespace)
-            .reduce(|one, other| if core::ptr::eq(one, net) { one } else { other })
-    }
-
-    /// Zero if no macvlan is on it, or netfilter has no hook on one of its devices: no mark tells
-    /// whether that has let pass what a macvlan is given.
-    ///
-    /// # Safety
-    ///
-    /// As for `taps`.
-    #[inline(always)]
-    unsafe fn unseen_hooks(&self, rcu: Rcu<'_>) -> usize {
-        if !self.macvlan {
-            return 0;
-        }
-        // SAFETY: By the function's safety requirements.
-        unsafe { self.hooks(rcu) }
+        self.devices.has(device.0.as_ptr())
     }
 
     /// Zero if netfilter has no hook on one of its devices.
@@ -441,13 +379,11 @@ impl Path {
     #[inline(never)]
     unsafe fn hooks(&self, rcu: Rcu<'_>) -> usize {
         // SAFETY: By the function's safety requirements.
-        unsafe { Iterator::chain(each(&self.devices, rcu), each(&self.below, rcu)) }
-            .fold(0, |sum, device| sum | device.hooks())
+        unsafe { self.each(rcu) }.fold(0, |sum, device| sum | device.hooks())
     }
 
     /// A segment has come by this device to a socket. In the end it has to be one of those that
-    /// it passes, or somebody receives who is not noticed: a macvlan does, by which nothing
-    /// leaves.
+    /// it passes, or somebody receives who is not noticed.
     pub(crate) fn received_by(&mut self, device: Device<'_>) {
         if device.is_loopback() {
             // Nothing is forwarded to that one.
@@ -456,31 +392,43 @@ impl Path {
         self.broken |= !self.received.add(device.0.as_ptr());
     }
 
-    /// Whether it is another one, or none, after that. Not if a macvlan comes to others above the
-    /// same device: each is given only what is for it, by those.
+    /// Whether it is another one, or none, after that.
     pub(super) fn is_changed(&self, by: &Change) -> bool {
-        self.has(by.device) && !self.has(by.upper) && !(self.macvlan && by.beside)
+        self.devices.has(by.device) && !self.devices.has(by.upper)
     }
 
-    /// Whether all its devices are known, and are either macvlans above a single one or none: what
-    /// leads to others as well has no place of which it is known that what passes it has arrived
-    /// ([`Path::seen_to_arrive_in`]).
+    /// Whether all its devices are known.
     pub(crate) fn is_whole(&self) -> bool {
         !self.broken
             && self.devices.len != 0
-            && !(self.macvlan && self.others != 1)
-            && self.received.known().iter().all(|&dev| self.has(dev))
+            && self
+                .received
+                .known()
+                .iter()
+                .all(|&dev| self.devices.has(dev))
     }
 
     /// Whether these are the same devices, met in the same order.
     pub(super) fn is(&self, other: &Self) -> bool {
-        self.devices.known() == other.devices.known()
-            && self.below.known() == other.below.known()
-            && self.nets.known() == other.nets.known()
+        self.devices.known() == other.devices.known() && self.nets.known() == other.nets.known()
     }
 
+    #[inline(always)]
     fn noted(&self) -> impl Iterator<Item = *mut bindings::net_device> + '_ {
-        Iterator::chain(self.devices.known().iter(), self.below.known()).copied()
+        self.devices.known().iter().copied()
+    }
+
+    /// Its devices.
+    ///
+    /// # Safety
+    ///
+    /// As for `taps`.
+    #[inline(always)]
+    unsafe fn each<'a>(&'a self, _rcu: Rcu<'a>) -> impl Iterator<Item = Device<'a>> {
+        self.noted().map(|dev| {
+            // SAFETY: By the function's safety requirements and the type invariants.
+            Device(unsafe { NonNull::new_unchecked(dev) }, PhantomData)
+        })
     }
 
     /// The addresses of its devices, which only tell them from others.
@@ -533,7 +481,6 @@ impl Path {
     /// # Safety
     ///
     /// The path was not forgotten before the critical section of `rcu` began.
-    #[inline(always)]
     pub(super) unsafe fn taps(&self, rcu: Rcu<'_>) -> usize {
         // SAFETY: By the type invariants and the function's safety requirements: whoever takes a
         // device away has the path forgotten, and then waits for a grace period.
@@ -544,9 +491,7 @@ impl Path {
                 .iter()
                 .fold(0, |sum, &net| sum | taps_of_all(net));
 
-            let of_these = each(&self.devices, rcu).fold(of_all, |sum, dev| sum | dev.own_taps());
-
-            each(&self.below, rcu).fold(of_these, |sum, dev| sum | dev.own_taps())
+            self.each(rcu).fold(of_all, |sum, dev| sum | dev.own_taps())
         }
     }
 
@@ -556,15 +501,12 @@ impl Path {
     /// # Safety
     ///
     /// As for `taps`.
-    #[inline(always)]
     pub(super) unsafe fn governors(&self, rcu: Rcu<'_>) -> usize {
         // SAFETY: As above.
         unsafe {
-            each(&self.devices, rcu).fold(0, |sum, device| {
+            self.each(rcu).fold(0, |sum, device| {
                 sum | device.programs() | device.driver_programs() | device.queues()
-            }) | each(&self.below, rcu).fold(0, |sum, device| {
-                sum | device.programs() | device.driver_programs()
-            }) | self.unseen_hooks(rcu)
+            })
         }
     }
 
@@ -579,8 +521,7 @@ impl Path {
         unsafe { self.nets.known().iter().any(|&net| filters(net, rcu)) || self.hooks(rcu) != 0 }
     }
 
-    /// Whether [`Path::taps`] or [`Path::governors`] is not zero, of a path without a macvlan
-    /// ([`Path::has_macvlan`]).
+    /// Whether [`Path::taps`] or [`Path::governors`] is not zero.
     ///
     /// # Safety
     ///
@@ -595,26 +536,12 @@ impl Path {
             if self.nets.known().iter().any(|&net| taps_of_all(net) != 0) {
                 return true;
             }
-            for dev in each(&self.devices, rcu) {
+            for dev in self.each(rcu) {
                 sum |= dev.watchers() | dev.queues();
             }
         }
         sum != 0
     }
-}
-
-/// # Safety
-///
-/// As for [`Path::taps`], of the path that these are of.
-#[inline(always)]
-unsafe fn each<'a, const N: usize>(
-    devices: &'a Few<bindings::net_device, N>,
-    _rcu: Rcu<'a>,
-) -> impl Iterator<Item = Device<'a>> {
-    devices.known().iter().map(|&dev| {
-        // SAFETY: By the function's safety requirements and the invariants of `Path`.
-        Device(unsafe { NonNull::new_unchecked(dev) }, PhantomData)
-    })
 }
 
 /// A device goes, or leaves its namespace; or comes below another one, as a port comes to
@@ -624,9 +551,6 @@ pub(crate) struct Change {
     device: *mut bindings::net_device,
     /// The other one; null if the device goes.
     upper: *mut bindings::net_device,
-    /// The other one is not its master, but shares it with others, as a VLAN device and a macvlan
-    /// do.
-    beside: bool,
 }
 
 impl Change {
@@ -693,25 +617,21 @@ unsafe extern "C" fn event(
 ) -> c_int {
     // SAFETY: The C side passes that with every event.
     let device = unsafe { (*info.cast::<bindings::netdev_notifier_info>()).dev };
-    let (upper, beside) = match event {
+    let upper = match event {
         // Also told when a device goes to another namespace.
-        UNREGISTER => (null_mut(), false),
+        UNREGISTER => null_mut(),
         CHANGEUPPER => {
             // SAFETY: That is what the C side passes with this one.
             let info = unsafe { &*info.cast::<bindings::netdev_notifier_changeupper_info>() };
             if !info.linking {
                 return DONE;
             }
-            (info.upper_dev, !info.master)
+            info.upper_dev
         }
         _ => return DONE,
     };
     // Before pairs are looked for: see `Path::changes`.
     changes(device).fetch_add(1, Relaxed);
-    crate::crossing::device_changed(&Change {
-        device,
-        upper,
-        beside,
-    });
+    crate::crossing::device_changed(&Change { device, upper });
     DONE
 }

@@ -487,14 +487,9 @@ impl<'a> Member<'a> {
     /// The namespace in which the `hop` hook sees what we send on the wire arrive, if it is marked
     /// and leaves ours.
     pub(crate) fn seen_to_arrive_in(&self) -> Option<&'a Net> {
-        let (crossing, rcu) = (self.pair.crossing.as_ref()?, self.rcu());
+        let leaves = !core::ptr::eq(self.namespace(), self.peer_namespace());
 
-        if core::ptr::eq(self.namespace(), self.peer_namespace()) {
-            return None;
-        }
-        // SAFETY: A path is forgotten when its pair is dissolved; we are in a critical section in
-        // which it was found.
-        unsafe { crossing.path().seen_to_arrive_in(self.peer().net(), rcu) }
+        (self.crosses() && leaves).then(|| self.peer().net())
     }
 
     /// What our end needs as a sender.

@@ -77,9 +77,9 @@ impl Net {
     /// `None` while the namespace is being made or taken down.
     pub(crate) fn state(&self) -> Option<&Namespace> {
         // SAFETY: Hooks and handlers, which are all that runs here, are registered after the
-        // per-namespace operations and unregistered before, so the number is valid, and what it
-        // leads to lives until `exit`, after which no socket and no handler of the namespace is
-        // left (or the hooks are gone).
+        // per-namespace operations and unregistered before, so the number is valid. Its place lives
+        // for as long as the namespace has sockets, handlers and devices, by which it is found, and
+        // what it leads to for a grace period longer than `exit`.
         unsafe {
             let slot = bindings::net_generic(self.raw(), ID.load(Relaxed))
                 .cast::<*const Slot>()
@@ -421,6 +421,7 @@ impl Slot {
             if !(*slot).header.is_null() {
                 bindings::unregister_net_sysctl_table((*slot).header);
             }
+            // No connection is established any more here, or without the hooks: these are the last.
             (*slot).state.part_all(Net::from_raw(net));
             Self::pointer(net).write_volatile(core::ptr::null_mut());
             // Who has found a pair that had an end here may still count that it has moved.
