@@ -6,7 +6,6 @@
 //! C header: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h)
 
 use core::{
-    iter::once,
     marker::PhantomData,
     mem::offset_of,
     ptr::{
@@ -285,6 +284,10 @@ impl<T, const N: usize> Few<T, N> {
         self.len = self.len.wrapping_add(1);
         true
     }
+
+    fn into_known(self) -> impl Iterator<Item = *mut T> {
+        self.all.into_iter().take(self.len)
+    }
 }
 
 /// How often a device with that place has gone or got a master: who has noted a device, and
@@ -438,15 +441,19 @@ impl Path {
 
     /// The addresses of the namespaces that it passes and of the host's, likewise only to compare.
     pub(super) fn net_addrs(&self) -> impl Iterator<Item = usize> + '_ {
-        self.all_nets().map(|net| net.addr())
+        self.all_nets().into_known().map(|net| net.addr())
     }
 
     /// The host's namespace, which governs all, and then the others in which devices are.
-    fn all_nets(&self) -> impl Iterator<Item = *mut bindings::net> + '_ {
-        let host = Net::host().raw();
-        let others = self.nets.known().iter().filter(move |&&net| net != host);
+    #[inline(never)]
+    fn all_nets(&self) -> Few<bindings::net, { 1 + Path::NETS }> {
+        let mut all = Few::new();
 
-        Iterator::chain(once(host), others.copied())
+        all.add(Net::host().raw());
+        for &net in self.nets.known() {
+            all.add(net);
+        }
+        all
     }
 
     /// The namespaces that it passes, and the host's.
@@ -458,7 +465,7 @@ impl Path {
         &'a self,
         _rcu: Rcu<'a>,
     ) -> impl Iterator<Item = &'a Net> + 'a {
-        self.all_nets().map(|net| {
+        self.all_nets().into_known().map(|net| {
             // SAFETY: By the function's safety requirements and the type invariants; the host's
             // never goes.
             unsafe { Net::from_raw(net) }
