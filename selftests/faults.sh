@@ -20,7 +20,7 @@ TIMES=100000
 SKB_CACHES="skbuff_head_cache skbuff_fclone_cache skbuff_small_head"
 DATA_CACHES="kmalloc-1k kmalloc-2k kmalloc-4k kmalloc-8k"
 # Each of these is tiny.
-PAIR_CACHE=kmalloc-256
+PAIR_CACHE=kmalloc-512
 
 # need_faults KIND...: skips the test that calls it.
 need_faults()
