@@ -412,14 +412,18 @@ impl<'a> Member<'a> {
     /// The state of each namespace that one which crosses passes, from end to end, and of the
     /// host's.
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = &'a Namespace> + 'a {
-        let (crossing, rcu) = (self.pair.crossing.as_ref(), self.rcu());
+        let mut all = [None; 1 + Path::NETS];
 
-        crossing
-            .into_iter()
+        if let Some(crossing) = &self.pair.crossing {
             // SAFETY: A path is forgotten when its pair is dissolved; we are in a critical section
             // in which it was found.
-            .flat_map(move |crossing| unsafe { crossing.path().namespaces(rcu) })
-            .filter_map(Net::state)
+            let nets = unsafe { crossing.path().namespaces(self.rcu()) };
+
+            for (place, net) in all.iter_mut().zip(nets) {
+                *place = net.state();
+            }
+        }
+        all.into_iter().flatten()
     }
 
     /// From now on it has to be. Returns whether that is new.
