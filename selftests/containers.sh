@@ -508,6 +508,33 @@ macvlan()
 	unmarked "the device below macvlans"
 }
 
+# What is for a group of receivers is given by a macvlan to all its likes, without the device
+# below: here to ports of bridges, which take it for their end of a wire.
+macvlan_to_a_group()
+{
+	local group=01:00:5e:01:02:03 ns
+
+	WIRE=1 siblings macvlan bridge || return
+	cross 1
+	for ns in "$a" "$b"; do
+		ip -n "$h" link add link low name port type macvlan mode bridge
+		ip -n "$h" link set port netns "$ns"
+		ip -n "$ns" link add br0 type bridge mcast_snooping 0 forward_delay 0
+		ip -n "$ns" link set port master br0
+		ip -n "$ns" link set port up
+		ip -n "$ns" link set br0 up
+		ip netns exec "$ns" sysctl -q -w net.ipv4.conf.all.rp_filter=0 \
+			net.ipv4.conf.br0.rp_filter=0
+		ip netns exec "$ns" nft 'table bridge t { chain c {
+			type filter hook prerouting priority 0; meta pkttype set host; }; }'
+		check_err $? "nft failed"
+	done
+	ip -n "$a" neigh replace 192.0.2.2 lladdr "$group" dev sib_a nud permanent
+	ip -n "$b" neigh replace 192.0.2.1 lladdr "$group" dev sib_b nud permanent
+	sees "$a" 192.0.2.2
+	unmarked "a group of macvlans"
+}
+
 ipvlan()
 {
 	siblings ipvlan l2
@@ -1949,7 +1976,7 @@ for test in "${BOTH[@]}"; do
 	WIRES+=("wire_$test")
 done
 
-run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded many_devices macvlan macvlan_above \
+run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded many_devices macvlan macvlan_to_a_group macvlan_above \
 	capture bystander third_without_arp third_below_bridge third_by_dup third_by_tee \
 	third_by_neighbour third_in_tracker question_answered_by_receiver told \
 	strictest strict shaping xdp_programs cgroup queued injected tap encrypted synproxy helper ipvs_helper ipip \
