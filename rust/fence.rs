@@ -296,8 +296,9 @@ fn asked_all(sock: &Sock, member: &Member<'_>) -> bool {
 fn receiver_is_clear(s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> bool {
     let receiver = p.sock();
     let una = p.snd_una();
-    // Nothing of the receiver's is in flight, and it has the ACK of all that the sender has, which
-    // owes none: so none is on its way. What the sender has more than that is another's.
+    // The receiver has nothing in flight, and has been sent the ACK of every byte that the sender
+    // has received: so no ACK is on its way. If the sender has received more than the receiver
+    // has sent, a third party has forged the rest, and the wire has to refuse what follows.
     let numbers = (s.snd_nxt() ^ p.rcv_nxt())
         | (una ^ p.snd_nxt())
         | (una ^ s.rcv_nxt())

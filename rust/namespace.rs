@@ -194,7 +194,8 @@ impl Namespace {
             .sum(Counter::Parted)
             .wrapping_add(self.sum(Counter::Unformed));
 
-        // Whoever was counted as gone was counted before.
+        // Pairs with the fully ordered cmpxchg() that forms a pair: it lies between the count of
+        // the pair as formed and its count as gone. So each pair in `gone` is in the next sum.
         smp_mb(Read);
         self.sum(Counter::Paired).saturating_sub(gone)
     }

@@ -539,7 +539,7 @@ impl Path {
 
         // SAFETY: As above.
         unsafe {
-            // Not gathered as the devices' are, lest the compiler unroll that for very many.
+            // A branch for each: the compiler would unroll a sum, which costs more for so few.
             if self.nets.known().iter().any(|&net| taps_of_all(net) != 0) {
                 return true;
             }
