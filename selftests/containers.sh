@@ -1144,11 +1144,12 @@ counted()
 			END { printf "%d\n", n }')" -ge "$3" ]
 }
 
-# forge_fin: $a sends the host a FIN of $b's connection with a number out of its window.
+# forge_fin ID: $a sends the host two FINs of $b's connection. Their numbers lie half of all
+# numbers apart, so that one of them is beyond its window, wherever that is.
 forge_fin()
 {
-	ip netns exec "$a" python3 - <<-END
-		import socket, struct
+	ip netns exec "$a" python3 - "$1" <<-END
+		import socket, struct, sys
 
 		def checksum(data):
 		    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
@@ -1158,13 +1159,14 @@ forge_fin()
 
 		source, to = (socket.inet_aton(a) for a in ("192.0.2.2", "192.0.2.254"))
 		pseudo = source + to + struct.pack("!BBH", 0, 6, 20)
-		segment = struct.pack("!HHIIBBHHH", 6000, 7000, 0x12345678, 0x9abcdef0,
-		                      5 << 4, 0x11, 500, 0, 0)
-		sum_of = checksum(pseudo + segment)
-		segment = segment[:16] + struct.pack("!H", sum_of) + segment[18:]
-		header = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 6, 0) + source + to
+		header = struct.pack("!BBHHHBBH", 0x45, 0, 40, int(sys.argv[1]), 0, 64, 6, 0) + source + to
 		s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-		s.sendto(header + segment, ("192.0.2.254", 0))
+		for number in 0x12345678, 0x92345678:
+		    segment = struct.pack("!HHIIBBHHH", 6000, 7000, number, 0x9abcdef0,
+		                          5 << 4, 0x11, 500, 0, 0)
+		    sum_of = checksum(pseudo + segment)
+		    segment = segment[:16] + struct.pack("!H", sum_of) + segment[18:]
+		    s.sendto(header + segment, ("192.0.2.254", 0))
 	END
 	check_err $? "nothing could be forged"
 }
@@ -1187,9 +1189,13 @@ third_in_tracker()
 				type filter hook prerouting priority -300
 				ip saddr 192.0.2.254 tcp flags & (syn | ack) == syn | ack counter
 			}
-			chain invalid {
+			chain before {
 				type filter hook prerouting priority 0
-				ct state invalid counter drop
+				ip id 1 ct state invalid counter drop
+			}
+			chain after {
+				type filter hook prerouting priority 0
+				ip id 2 ct state invalid counter drop
 			}
 		}
 	END
@@ -1216,8 +1222,8 @@ time.sleep(10000)' &
 	END
 	within 20000 grep -q ready "$TMP/client"
 	check_err $? "not connected: $(cat "$TMP/client")"
-	forge_fin
-	within 2000 counted "$h" 't invalid' 1
+	forge_fin 1
+	within 2000 counted "$h" 't before' 1
 	check_err $? "vacuous: the tracker does not check windows at first"
 
 	ip -n "$a" neigh replace 192.0.2.2 lladdr "$mac" dev eth0 nud permanent
@@ -1241,8 +1247,8 @@ socket.create_connection(("192.0.2.1", 9))' 2>/dev/null
 	check_err $? "vacuous: no SYN of the third one was marked"
 	within 2000 counted "$h" 't answers' 1
 	check_err $? "vacuous: no SYN-ACK has reached the host"
-	forge_fin
-	within 2000 counted "$h" 't invalid' 2
+	forge_fin 2
+	within 2000 counted "$h" 't after' 1
 	check_err $? "the tracker checks no windows of somebody else's connection any more"
 }
 
