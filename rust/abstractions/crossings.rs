@@ -257,7 +257,7 @@ fn with<R>(f: impl FnOnce(&mut Ways) -> R) -> R {
 pub(super) struct Crossing {
     way: Arc<Way>,
     /// What [`Path::changes`] was when the devices were noted.
-    since: u32,
+    since: u64,
     linked: Cell<bool>,
     /// The pair that owns this, once it is linked.
     pair: Cell<*const Pair>,

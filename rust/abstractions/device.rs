@@ -296,11 +296,11 @@ impl<T, const N: usize> Few<T, N> {
 ///
 /// Several devices share a place. When one of them goes the others are doubted, for the
 /// moment between a SYN and the ACK of its answer.
-static CHANGES: [Atomic<u32>; PLACES] = [const { Atomic::new(0) }; PLACES];
+static CHANGES: [Atomic<u64>; PLACES] = [const { Atomic::new(0) }; PLACES];
 
 const PLACES: usize = 1024;
 
-fn changes(dev: *mut bindings::net_device) -> &'static Atomic<u32> {
+fn changes(dev: *mut bindings::net_device) -> &'static Atomic<u64> {
     // Devices are a few KiB each, on pages.
     &CHANGES[(dev.addr() >> 5 ^ dev.addr() >> 12 ^ dev.addr() >> 22) % PLACES]
 }
@@ -322,7 +322,7 @@ pub(crate) struct Path {
     /// By these its segments have come to a socket.
     received: Few<bindings::net_device, 4>,
     /// What [`Path::changes`] was when each device was noted.
-    since: u32,
+    since: u64,
     /// There were more.
     broken: bool,
 }
@@ -473,13 +473,13 @@ impl Path {
     }
 
     /// How often its devices have changed so far, with those that share their places.
-    pub(super) fn changes(&self) -> u32 {
+    pub(super) fn changes(&self) -> u64 {
         self.noted()
-            .fold(0, |sum, dev| sum.wrapping_add(changes(dev).load(Relaxed)))
+            .fold(0, |sum: u64, dev| sum.wrapping_add(changes(dev).load(Relaxed)))
     }
 
     /// How often they had when they were noted.
-    pub(super) fn since(&self) -> u32 {
+    pub(super) fn since(&self) -> u64 {
         self.since
     }
 
