@@ -5,6 +5,10 @@
  * bpf_pass driver|generic DEVICE: XDP, in the device's driver or in the stack
  * bpf_pass egress|ingress DIR: of what the sockets of a cgroup send or receive
  *
+ * Or one of XDP in the stack that sends what comes in to some other devices instead:
+ *
+ * bpf_pass spread DEVICE TO...
+ *
  * Says "attached" when it is there.
  */
 
@@ -25,6 +29,7 @@ static const struct way {
 } ways[] = {
 	{ "driver", BPF_PROG_TYPE_XDP, BPF_XDP, XDP_PASS, XDP_FLAGS_DRV_MODE },
 	{ "generic", BPF_PROG_TYPE_XDP, BPF_XDP, XDP_PASS, XDP_FLAGS_SKB_MODE },
+	{ "spread", BPF_PROG_TYPE_XDP, BPF_XDP, XDP_REDIRECT, XDP_FLAGS_SKB_MODE },
 	{ "egress", BPF_PROG_TYPE_CGROUP_SKB, BPF_CGROUP_INET_EGRESS, 1, 0 },
 	{ "ingress", BPF_PROG_TYPE_CGROUP_SKB, BPF_CGROUP_INET_INGRESS, 1, 0 },
 	{},
@@ -35,21 +40,68 @@ static int bpf(int cmd, union bpf_attr *attr)
 	return syscall(__NR_bpf, cmd, attr, sizeof(*attr));
 }
 
+static int load_insns(const struct way *way, const struct bpf_insn *insns, int n)
+{
+	union bpf_attr attr = {
+		.prog_type = way->type,
+		.expected_attach_type = way->role,
+		.insns = (uintptr_t)insns,
+		.insn_cnt = n,
+		.license = (uintptr_t)"GPL",
+	};
+
+	return bpf(BPF_PROG_LOAD, &attr);
+}
+
 static int load(const struct way *way)
 {
 	const struct bpf_insn insns[] = {
 		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .imm = way->pass },
 		{ .code = BPF_JMP | BPF_EXIT },
 	};
-	union bpf_attr attr = {
-		.prog_type = way->type,
-		.expected_attach_type = way->role,
-		.insns = (uintptr_t)insns,
-		.insn_cnt = 2,
-		.license = (uintptr_t)"GPL",
+
+	return load_insns(way, insns, 2);
+}
+
+/* The map with the devices of those names, of which there are n. */
+static int devices(char **names, int n)
+{
+	union bpf_attr new = {
+		.map_type = BPF_MAP_TYPE_DEVMAP,
+		.key_size = 4,
+		.value_size = 4,
+		.max_entries = n,
+	};
+	int map = bpf(BPF_MAP_CREATE, &new);
+
+	for (uint32_t i = 0; map >= 0 && i < (uint32_t)n; i++) {
+		uint32_t index = if_nametoindex(names[i]);
+		union bpf_attr set = {
+			.map_fd = map,
+			.key = (uintptr_t)&i,
+			.value = (uintptr_t)&index,
+		};
+
+		if (!index || bpf(BPF_MAP_UPDATE_ELEM, &set))
+			return -1;
+	}
+	return map;
+}
+
+/* return bpf_redirect_map(map, 0, BPF_F_BROADCAST) */
+static int load_spread(const struct way *way, int map)
+{
+	const struct bpf_insn insns[] = {
+		{ .code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = 1,
+		  .src_reg = BPF_PSEUDO_MAP_FD, .imm = map },
+		{},
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 2 },
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 3, .imm = BPF_F_BROADCAST },
+		{ .code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map },
+		{ .code = BPF_JMP | BPF_EXIT },
 	};
 
-	return bpf(BPF_PROG_LOAD, &attr);
+	return map < 0 ? -1 : load_insns(way, insns, 6);
 }
 
 static int attach(const struct way *way, int prog, int to)
@@ -71,11 +123,12 @@ int main(int argc, char **argv)
 	const struct way *way = ways;
 	int prog, to;
 
-	while (argc == 3 && way->name && strcmp(way->name, argv[1]))
+	while (argc >= 3 && way->name && strcmp(way->name, argv[1]))
 		way++;
-	if (argc != 3 || !way->name) {
+	if (argc < 3 || !way->name || (argc > 3) != (way->pass == XDP_REDIRECT)) {
 		fprintf(stderr, "usage: bpf_pass driver|generic DEVICE\n"
-			"       bpf_pass egress|ingress CGROUP\n");
+			"       bpf_pass egress|ingress CGROUP\n"
+			"       bpf_pass spread DEVICE TO...\n");
 		return 2;
 	}
 	if (way->role == BPF_XDP) {
@@ -89,7 +142,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "bpf_pass: %s: %s\n", argv[2], strerror(errno));
 		return 1;
 	}
-	prog = load(way);
+	prog = argc > 3 ? load_spread(way, devices(argv + 3, argc - 3)) : load(way);
 	if (prog < 0 || attach(way, prog, to) < 0) {
 		fprintf(stderr, "bpf_pass: not attached to %s: %s\n", argv[2],
 			strerror(errno));

@@ -207,11 +207,11 @@ between()
 	return "$rc"
 }
 
-# bpf_begin NS ROLE WHERE: a BPF program that lets all pass (see bpf_pass.c). Without a
-# namespace for a cgroup: ip hides those.
+# bpf_begin NS ROLE WHERE [TO...]: a BPF program, see bpf_pass.c. Without a namespace for a
+# cgroup: ip hides those.
 bpf_begin()
 {
-	${1:+ip netns exec "$1"} bpf_pass "$2" "$3" >"$TMP/bpf" 2>&1 &
+	${1:+ip netns exec "$1"} bpf_pass "${@:2}" >"$TMP/bpf" 2>&1 &
 	BPF=$!
 	within 5000 grep -q attached "$TMP/bpf"
 	check_err $? "$(cat "$TMP/bpf")"

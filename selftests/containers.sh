@@ -1091,6 +1091,57 @@ third_by_tee()
 	no_say eth0 198.51.100.2 "what a rule copies"
 }
 
+# A program of XDP in the stack sends all that comes from $a to $b and to a third one, which
+# answers in place of $b. That is a connection like any other, and none of friends: with the
+# program, what the third one gets ends.
+third_by_program()
+{
+	local c='' crossed
+
+	begin_at_bridge || return
+	setup_ns c
+	attach "$c" veth_c 192.0.2.3
+	ip -n "$c" address flush dev eth0
+	ip -n "$c" link set eth0 address 02:00:00:00:00:02
+	ip -n "$c" address add 192.0.2.2/24 dev eth0
+	willing "$c"
+	ip netns exec "$b" nft 'table ip t { chain c {
+		type filter hook input priority 0; ip protocol tcp drop; }; }'
+	check_err $? "nft failed"
+	ip netns exec "$c" python3 - >"$TMP/server" 2>&1 <<-END &
+		import socket
+		listener = socket.create_server(("192.0.2.2", 5001))
+		print("ready", flush=True)
+		while True:
+		    connection, _ = listener.accept()
+		    while data := connection.recv(65536):
+		        connection.sendall(data)
+	END
+	within 20000 grep -q ready "$TMP/server"
+	check_err $? "python3 did not start: $(cat "$TMP/server")"
+	crossed=$(friends_stat "$a" crossed)
+	bpf_begin "$h" spread veth_a veth_b veth_c
+	echoes
+	check_err $? "the third one does not answer what a program sends it"
+	[ "$(friends_stat "$a" crossed)" = "$crossed" ]
+	check_err $? "friends with the third one, by what a program has sent it"
+	bpf_end
+	echoes
+	check_err $? "the third one does not answer what the bridge sends it"
+	[ "$(friends_stat "$a" crossed)" -gt "$crossed" ]
+	check_err $? "vacuous: the third one is nobody's friend by the bridge, either"
+}
+
+# $a writes to who listens at $b's address, and gets the same back.
+echoes()
+{
+	ip netns exec "$a" timeout 20 python3 -c 'import socket
+connection = socket.create_connection(("192.0.2.2", 5001))
+for i in range(10):
+    connection.sendall(b"x" * 1000)
+    assert len(connection.recv(1000, socket.MSG_WAITALL)) == 1000'
+}
+
 # The first SYN of a connection from $a to $b goes to a third one, by a neighbour entry of $a, and
 # only what is sent again gets to $b. The third one is no part of the connection then: $a would
 # see who captures there.
@@ -1984,6 +2035,6 @@ done
 
 run_tests "${BOTH[@]}" "${WIRES[@]}" refused switched_off unloaded many_devices macvlan macvlan_to_a_group macvlan_above \
 	capture bystander third_without_arp third_below_bridge third_by_dup third_by_tee \
-	third_by_neighbour third_in_tracker question_answered_by_receiver told \
+	third_by_program third_by_neighbour third_in_tracker question_answered_by_receiver told \
 	strictest strict shaping xdp_programs cgroup queued injected tap encrypted synproxy helper ipvs_helper ipip \
 	gre vxlan vlan
