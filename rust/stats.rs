@@ -134,7 +134,7 @@ impl Wire {
     /// another tenant's program does, so all of these have one name.
     pub(crate) fn told(self) -> Self {
         match self {
-            Self::Paced | Self::Ipsec | Self::Sender | Self::Shape => self,
+            Self::Paced | Self::Sender | Self::Shape => self,
             _ => self.told_of_stream(),
         }
     }
@@ -336,6 +336,7 @@ mod tests {
             Wire::Cgroup,
             Wire::Conntrack,
             Wire::Netfilter,
+            Wire::Ipsec,
         ] {
             assert_eq!(why.told(), Wire::Path);
             assert_eq!(why.told_to_receiver(), Wire::Path);
