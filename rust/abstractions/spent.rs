@@ -103,8 +103,9 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
     #[inline(always)]
     fn push(&self, mut skb: Skb) -> Result<(), Skb> {
         let top = self.top.load(Relaxed) as usize;
+        let end = N.min(top.saturating_add(LOOKS));
 
-        for at in top..N.min(top.saturating_add(LOOKS)) {
+        for at in top..end {
             let Some(slot) = self.slots.get(at) else {
                 break;
             };
@@ -112,7 +113,7 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
                 continue;
             }
             if at >= self.charged.load(Relaxed) as usize && !self.charge(at) {
-                break;
+                return Err(skb);
             }
             let raw = skb.into_raw();
             if slot.cmpxchg(null_mut(), raw, Release).is_ok() {
@@ -123,6 +124,11 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
             // SAFETY: It was not put there, so it is still ours, and not null.
             skb = unsafe { Skb::from_raw(NonNull::new_unchecked(raw)) };
         }
+        // All full where we looked, since somebody has set the top from what it was before: look
+        // further up next time, or what is above would never be found again.
+        //
+        // TRUNCATE: `N` at most.
+        self.top.store(end as u32, Relaxed);
         Err(skb)
     }
 }
