@@ -194,8 +194,9 @@ impl Namespace {
             .sum(Counter::Parted)
             .wrapping_add(self.sum(Counter::Unformed));
 
-        // Pairs with the fully ordered cmpxchg() that forms a pair: it lies between the count of
-        // the pair as formed and its count as gone. So each pair in `gone` is in the next sum.
+        // Pairs with the fully ordered cmpxchg() that forms a pair, or with the barrier where none
+        // comes of it: either lies between the count of the pair as formed and its count as gone.
+        // So each pair in `gone` is in the next sum.
         smp_mb(Read);
         self.sum(Counter::Paired).saturating_sub(gone)
     }

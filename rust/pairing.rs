@@ -16,6 +16,10 @@ use kernel::sync::{
         Atomic,
         Relaxed, //
     },
+    barrier::{
+        smp_mb,
+        Write, //
+    },
     rcu, //
 };
 
@@ -143,6 +147,8 @@ pub(crate) fn join(sock: &Sock, other: &Sock, path: Option<Path>, rcu: Rcu<'_>) 
         }
         trace::pair(sock);
     } else {
+        // Whoever sums sees the count of the pair as formed, too: see `Namespace::pairs`.
+        smp_mb(Write);
         count_both(ours, theirs, Counter::Unformed);
     }
     formed

@@ -474,8 +474,9 @@ impl Path {
 
     /// How often its devices have changed so far, with those that share their places.
     pub(super) fn changes(&self) -> u64 {
-        self.noted()
-            .fold(0, |sum: u64, dev| sum.wrapping_add(changes(dev).load(Relaxed)))
+        self.noted().fold(0, |sum: u64, dev| {
+            sum.wrapping_add(changes(dev).load(Relaxed))
+        })
     }
 
     /// How often they had when they were noted.
