@@ -58,7 +58,7 @@ const LARGE_KEPT: usize = 192;
 /// (`net.core.mem_pcpu_rsv`, as many by default).
 const PAGES_KEPT: u32 = 256;
 /// How many slots are looked at before one gives up.
-const LOOKS: usize = 4;
+const LOOKS: u32 = 4;
 
 type Slot = Atomic<*mut bindings::sk_buff>;
 
@@ -85,50 +85,90 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
 
     #[inline(always)]
     fn pop(&self) -> Option<Skb> {
-        let top = (self.top.load(Relaxed) as usize).min(N);
+        let top = self.top.load(Relaxed);
 
-        for at in (top.saturating_sub(LOOKS)..top).rev() {
-            if let Some(skb) = self.slots.get(at).and_then(take_from) {
-                // TRUNCATE: Less than `N`.
-                self.top.store(at as u32, Relaxed);
-                return Some(skb);
+        // Mostly it is right.
+        self.take_at(top.wrapping_sub(1))
+            .or_else(|| self.search(top))
+    }
+
+    /// Takes what is in that slot, if there is such a slot and something in it.
+    #[inline(always)]
+    fn take_at(&self, at: u32) -> Option<Skb> {
+        let skb = take_from(self.slots.get(at as usize)?)?;
+
+        self.top.store(at, Relaxed);
+        Some(skb)
+    }
+
+    /// Looks into a few slots below `top`.
+    #[cold]
+    #[inline(never)]
+    fn search(&self, top: u32) -> Option<Skb> {
+        // TRUNCATE: A few hundred.
+        let top = top.min(N as u32);
+        let end = top.saturating_sub(LOOKS);
+
+        for at in (end..top).rev() {
+            let skb = self.take_at(at);
+            if skb.is_some() {
+                return skb;
             }
         }
         // Nothing where we looked: look further down next time.
-        self.top.store(top.saturating_sub(LOOKS) as u32, Relaxed);
+        self.top.store(end, Relaxed);
         None
     }
 
     /// Gives it back if there is no place.
     #[inline(always)]
-    fn push(&self, mut skb: Skb) -> Result<(), Skb> {
-        let top = self.top.load(Relaxed) as usize;
-        let end = N.min(top.saturating_add(LOOKS));
+    fn push(&self, skb: Skb) -> Result<(), Skb> {
+        let top = self.top.load(Relaxed);
+
+        if top < self.charged.load(Relaxed) {
+            // Mostly it is right.
+            self.put_at(top, skb)
+                .or_else(|skb| self.find_place(top, skb))
+        } else {
+            self.find_place(top, skb)
+        }
+    }
+
+    /// Puts it into that slot. Gives it back if there is no such slot or something in it.
+    #[inline(always)]
+    fn put_at(&self, at: u32, skb: Skb) -> Result<(), Skb> {
+        let Some(slot) = self.slots.get(at as usize) else {
+            return Err(skb);
+        };
+        let raw = skb.into_raw();
+
+        if slot.cmpxchg(null_mut(), raw, Release).is_ok() {
+            self.top.store(at.wrapping_add(1), Relaxed);
+            return Ok(());
+        }
+        // SAFETY: It was not put there, so it is still ours, and not null.
+        Err(unsafe { Skb::from_raw(NonNull::new_unchecked(raw)) })
+    }
+
+    /// Looks at a few slots from `top` on.
+    #[cold]
+    #[inline(never)]
+    fn find_place(&self, top: u32, mut skb: Skb) -> Result<(), Skb> {
+        // TRUNCATE: A few hundred.
+        let end = top.saturating_add(LOOKS).min(N as u32);
 
         for at in top..end {
-            let Some(slot) = self.slots.get(at) else {
-                break;
-            };
-            if !slot.load(Relaxed).is_null() {
-                continue;
-            }
-            if at >= self.charged.load(Relaxed) as usize && !self.charge(at) {
+            if at >= self.charged.load(Relaxed) && !self.charge(at) {
                 return Err(skb);
             }
-            let raw = skb.into_raw();
-            if slot.cmpxchg(null_mut(), raw, Release).is_ok() {
-                // TRUNCATE: `N` at most.
-                self.top.store(at as u32 + 1, Relaxed);
-                return Ok(());
+            match self.put_at(at, skb) {
+                Ok(()) => return Ok(()),
+                Err(back) => skb = back,
             }
-            // SAFETY: It was not put there, so it is still ours, and not null.
-            skb = unsafe { Skb::from_raw(NonNull::new_unchecked(raw)) };
         }
         // All full where we looked, since somebody has set the top from what it was before: look
         // further up next time, or what is above would never be found again.
-        //
-        // TRUNCATE: `N` at most.
-        self.top.store(end as u32, Relaxed);
+        self.top.store(end, Relaxed);
         Err(skb)
     }
 }
@@ -136,9 +176,8 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
 impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
     /// Charges TCP with the slots up to `at`, unless it has much already.
     #[cold]
-    fn charge(&self, at: usize) -> bool {
-        // TRUNCATE: Less than `N`.
-        let (was, want) = (self.charged.load(Relaxed), at as u32 + 1);
+    fn charge(&self, at: u32) -> bool {
+        let (was, want) = (self.charged.load(Relaxed), at.wrapping_add(1));
         let more = PAGES.saturating_mul(want.saturating_sub(was) as isize);
 
         let (all, low) = tcp_pages();
