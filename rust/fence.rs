@@ -330,7 +330,8 @@ pub(crate) fn is_data_and_fin(head: &Head<'_>) -> bool {
 /// so that nothing else would hold it back.
 #[inline(always)]
 pub(crate) fn has_room(sock: &Sock) -> bool {
-    sock.receive_memory() <= sock.receive_buffer() / 2 && !sock.has_cgroup()
+    // A shift: it is not negative, which the compiler does not know.
+    sock.receive_memory() <= sock.receive_buffer() >> 1 && !sock.has_cgroup()
         || has_room_all_told(sock)
 }
 
