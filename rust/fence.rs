@@ -330,7 +330,7 @@ pub(crate) fn is_data_and_fin(head: &Head<'_>) -> bool {
 /// so that nothing else would hold it back.
 #[inline(always)]
 pub(crate) fn has_room(sock: &Sock) -> bool {
-    // A shift: it is not negative, which the compiler does not know.
+    // A shift: the size of a buffer is not negative, which the compiler does not know.
     sock.receive_memory() <= sock.receive_buffer() >> 1 && !sock.has_cgroup()
         || has_room_all_told(sock)
 }

@@ -147,7 +147,8 @@ pub(crate) fn join(sock: &Sock, other: &Sock, path: Option<Path>, rcu: Rcu<'_>) 
         }
         trace::pair(sock);
     } else {
-        // Whoever sums sees the count of the pair as formed, too: see `Namespace::pairs`.
+        // A context that sums the counters and sees the next count sees the pair as formed, too:
+        // see `Namespace::pairs`.
         smp_mb(Write);
         count_both(ours, theirs, Counter::Unformed);
     }

@@ -1091,9 +1091,9 @@ third_by_tee()
 	no_say eth0 198.51.100.2 "what a rule copies"
 }
 
-# A program of XDP in the stack sends all that comes from $a to $b and to a third one, which
-# answers in place of $b. That is a connection like any other, and none of friends: with the
-# program, what the third one gets ends.
+# A generic XDP program redirects all that comes from $a to $b and to a third namespace, which
+# answers in place of $b. The connection works, and its ends are no friends: the third namespace
+# gets data only for as long as the program is there.
 third_by_program()
 {
 	local c='' crossed
@@ -1105,9 +1105,26 @@ third_by_program()
 	ip -n "$c" link set eth0 address 02:00:00:00:00:02
 	ip -n "$c" address add 192.0.2.2/24 dev eth0
 	willing "$c"
-	# Or the bridge might send to it what is for their Ethernet address.
+	# Both have one Ethernet address, and the bridge must not learn it at $b's port.
 	ip -n "$b" link set eth0 down
-	ip netns exec "$c" python3 - >"$TMP/server" 2>&1 <<-END &
+	answers_in "$c"
+	crossed=$(friends_stat "$a" crossed)
+	bpf_begin "$h" spread veth_a veth_b veth_c
+	echoes
+	check_err $? "the third namespace does not answer what the program sends it"
+	[ "$(friends_stat "$a" crossed)" = "$crossed" ]
+	check_err $? "friends with the third one, by what a program has sent it"
+	bpf_end
+	echoes
+	check_err $? "the third one does not answer what the bridge sends it"
+	[ "$(friends_stat "$a" crossed)" -gt "$crossed" ]
+	check_err $? "vacuous: the third one is nobody's friend by the bridge, either"
+}
+
+# answers_in NS: a server there, at $b's address, sends back what it gets.
+answers_in()
+{
+	ip netns exec "$1" python3 - >"$TMP/server" 2>&1 <<-END &
 		import socket
 		listener = socket.create_server(("192.0.2.2", 5001))
 		print("ready", flush=True)
@@ -1118,20 +1135,9 @@ third_by_program()
 	END
 	within 20000 grep -q ready "$TMP/server"
 	check_err $? "python3 did not start: $(cat "$TMP/server")"
-	crossed=$(friends_stat "$a" crossed)
-	bpf_begin "$h" spread veth_a veth_b veth_c
-	echoes
-	check_err $? "the third one does not answer what a program sends it"
-	[ "$(friends_stat "$a" crossed)" = "$crossed" ]
-	check_err $? "friends with the third one, by what a program has sent it"
-	bpf_end
-	echoes
-	check_err $? "the third one does not answer what the bridge sends it"
-	[ "$(friends_stat "$a" crossed)" -gt "$crossed" ]
-	check_err $? "vacuous: the third one is nobody's friend by the bridge, either"
 }
 
-# $a writes to who listens at $b's address, and gets the same back.
+# $a writes to the server at $b's address, and gets the same bytes back.
 echoes()
 {
 	ip netns exec "$a" timeout 20 python3 -c 'import socket
@@ -1157,16 +1163,7 @@ third_by_neighbour()
 	ip netns exec "$c" nft 'table ip t { chain c {
 		type filter hook prerouting priority 0; tcp dport 5001 counter; }; }'
 	check_err $? "nft failed"
-	ip netns exec "$b" python3 - >"$TMP/server" 2>&1 <<-END &
-		import socket
-		listener = socket.create_server(("192.0.2.2", 5001))
-		print("ready", flush=True)
-		connection, _ = listener.accept()
-		while data := connection.recv(65536):
-		    connection.sendall(data)
-	END
-	within 20000 grep -q ready "$TMP/server"
-	check_err $? "python3 did not start: $(cat "$TMP/server")"
+	answers_in "$b"
 	ip -n "$a" neigh replace 192.0.2.2 lladdr 02:00:00:00:00:03 dev eth0 nud permanent
 	ip netns exec "$a" python3 - >"$TMP/client" 2>&1 <<-END &
 		import socket

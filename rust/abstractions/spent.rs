@@ -87,12 +87,12 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
     fn pop(&self) -> Option<Skb> {
         let top = self.top.load(Relaxed);
 
-        // Mostly it is right.
+        // The hint is mostly right.
         self.take_at(top.wrapping_sub(1))
             .or_else(|| self.search(top))
     }
 
-    /// Takes what is in that slot, if there is such a slot and something in it.
+    /// Takes the skb out of the slot `at`, if there is such a slot and an skb in it.
     #[inline(always)]
     fn take_at(&self, at: u32) -> Option<Skb> {
         let skb = take_from(self.slots.get(at as usize)?)?;
@@ -101,11 +101,11 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
         Some(skb)
     }
 
-    /// Looks into a few slots below `top`.
+    /// Takes an skb out of one of the few slots below `top`.
     #[cold]
     #[inline(never)]
     fn search(&self, top: u32) -> Option<Skb> {
-        // TRUNCATE: A few hundred.
+        // TRUNCATE: `N` is a few hundred.
         let top = top.min(N as u32);
         let end = top.saturating_sub(LOOKS);
 
@@ -115,18 +115,18 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
                 return skb;
             }
         }
-        // Nothing where we looked: look further down next time.
+        // None of these slots has an skb, so the next call looks further down.
         self.top.store(end, Relaxed);
         None
     }
 
-    /// Gives it back if there is no place.
+    /// Puts an skb on the stack, or gives it back if no slot is free.
     #[inline(always)]
     fn push(&self, skb: Skb) -> Result<(), Skb> {
         let top = self.top.load(Relaxed);
 
         if top < self.charged.load(Relaxed) {
-            // Mostly it is right.
+            // The hint is mostly right.
             self.put_at(top, skb)
                 .or_else(|skb| self.find_place(top, skb))
         } else {
@@ -134,7 +134,7 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
         }
     }
 
-    /// Puts it into that slot. Gives it back if there is no such slot or something in it.
+    /// Puts an skb into the slot `at`, or gives it back if there is no such slot or it is full.
     #[inline(always)]
     fn put_at(&self, at: u32, skb: Skb) -> Result<(), Skb> {
         let Some(slot) = self.slots.get(at as usize) else {
@@ -146,15 +146,16 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
             self.top.store(at.wrapping_add(1), Relaxed);
             return Ok(());
         }
-        // SAFETY: It was not put there, so it is still ours, and not null.
+        // SAFETY: `cmpxchg()` failed, so the skb is in no slot and `raw` is its only reference;
+        // `raw` comes from an `Skb`, so it is not null.
         Err(unsafe { Skb::from_raw(NonNull::new_unchecked(raw)) })
     }
 
-    /// Looks at a few slots from `top` on.
+    /// Puts an skb into one of the few slots from `top` on, or gives it back.
     #[cold]
     #[inline(never)]
     fn find_place(&self, top: u32, mut skb: Skb) -> Result<(), Skb> {
-        // TRUNCATE: A few hundred.
+        // TRUNCATE: `N` is a few hundred.
         let end = top.saturating_add(LOOKS).min(N as u32);
 
         for at in top..end {
@@ -166,8 +167,9 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
                 Err(back) => skb = back,
             }
         }
-        // All full where we looked, since somebody has set the top from what it was before: look
-        // further up next time, or what is above would never be found again.
+        // A task that was interrupted between reading and writing the hint may have set it below
+        // slots that are full. The hint goes up past these, or the slots above them would not be
+        // used again before the shrinker empties them.
         self.top.store(end, Relaxed);
         Err(skb)
     }
