@@ -57,7 +57,7 @@ pub(crate) const LARGE: usize = kernel::bindings::TCP_FRIENDS_LARGE as usize;
 const AT_ONCE: usize = kernel::bindings::TCP_FRIENDS_AT_ONCE as usize;
 
 /// Skbs for [`AT_ONCE`] bytes.
-const SKBS: usize = 5;
+const SKBS: usize = 3;
 
 /// Filled skbs, in order, that are in no queue.
 struct Batch {
@@ -89,7 +89,12 @@ impl Batch {
                 break;
             };
             let bytes = left.min(size.room());
-            if skb.fill(from, bytes).is_err() {
+            let filled = if size == Size::Paged {
+                skb.fill_pages(from, bytes)
+            } else {
+                skb.fill(from, bytes)
+            };
+            if filled.is_err() {
                 keep(skb);
                 break;
             }
@@ -168,8 +173,7 @@ impl Batch {
 /// fills its buffer, as for all that it receives ([`fence::has_room`](crate::fence::has_room)). A guess without its lock.
 #[inline(always)]
 fn room_for(peer: &Sock, want: usize) -> usize {
-    const ROUGHLY: usize = 32 << 10;
-    let room = Size::Large.room();
+    let room = Size::Paged.room();
 
     if !fence::has_room(peer) {
         return 0;
@@ -179,7 +183,7 @@ fn room_for(peer: &Sock, want: usize) -> usize {
     }
     let free = peer.receive_buffer().saturating_sub(peer.receive_memory());
     // An skb of that many bytes takes hardly more memory than that.
-    let skbs = (free.max(0).unsigned_abs() as usize / (ROUGHLY + ROUGHLY / 8)).saturating_add(1);
+    let skbs = (free.max(0).unsigned_abs() as usize / (room + room / 8)).saturating_add(1);
 
     want.min(skbs.saturating_mul(room)).min(AT_ONCE)
 }

@@ -137,7 +137,7 @@ fn deliver(
     mss: u32,
     p: &mut Tcp<'_>,
 ) -> Option<Moved> {
-    let mut size = Size::of(want);
+    let mut size = Size::linear(want);
     // Of these, how many the last skb takes.
     let mut first = 0;
 

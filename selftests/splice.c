@@ -176,22 +176,36 @@ TEST_F(splice, out_of_nothing)
 }
 
 /* What was spliced out stays what it was while the stream goes on. */
-TEST_F(splice, out_keeps_its_bytes)
+static void out_keeps(struct __test_metadata *_metadata, FIXTURE_DATA(splice) *self, int size)
 {
-	char buf[4096];
+	char *buf = malloc(size);
 	int p[2], i;
 
+	ASSERT_NE(NULL, buf);
 	ASSERT_EQ(0, pipe(p));
-	send_pattern(_metadata, self->client, SEED, 0, 4096, 0);
+	ASSERT_LE(size, fcntl(p[1], F_SETPIPE_SZ, 4 * size));
+	send_pattern(_metadata, self->client, SEED, 0, size, 0);
 	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(AT_ONCE)));
-	EXPECT_EQ(4096, splice(self->server, NULL, p[1], NULL, 4096, 0));
+	EXPECT_EQ(size, splice(self->server, NULL, p[1], NULL, size, 0));
 	for (i = 1; i < 50; i++) {
-		send_pattern(_metadata, self->client, SEED, i * 4096, 4096, 0);
-		recv_pattern(_metadata, self->server, SEED, i * 4096, 4096);
+		send_pattern(_metadata, self->client, SEED, i * size, size, 0);
+		recv_pattern(_metadata, self->server, SEED, i * size, size);
 	}
-	EXPECT_EQ(4096, read(p[0], buf, sizeof(buf)));
-	EXPECT_EQ(-1, pattern_check(buf, 4096, SEED, 0));
-	EXPECT_CARRIED(50 * 4096);
+	EXPECT_EQ(size, read(p[0], buf, size));
+	EXPECT_EQ(-1, pattern_check(buf, size, SEED, 0));
+	EXPECT_CARRIED(50 * size);
+	free(buf);
+}
+
+TEST_F(splice, out_keeps_its_bytes)
+{
+	out_keeps(_metadata, self, 4096);
+}
+
+/* The pipe has references to pages that the module would use again. */
+TEST_F(splice, out_keeps_its_pages)
+{
+	out_keeps(_metadata, self, 65536);
 }
 
 TEST_F(splice, vmsplice)

@@ -23,6 +23,7 @@ use core::{
 
 use kernel::{
     bindings,
+    page::PAGE_SIZE,
     types::NotThreadSafe, //
 };
 
@@ -324,11 +325,79 @@ impl Skb {
     /// who may use them: it will be used again by others.
     pub(super) fn new(size: Size) -> Option<Self> {
         let gfp = bindings::GFP_NOWAIT | 1 << bindings::___GFP_NOMEMALLOC_BIT;
+
+        if size == Size::Paged {
+            return Self::new_paged(gfp);
+        }
         // SAFETY: No requirements.
         let skb =
             unsafe { bindings::__alloc_skb(size.room() as u32, gfp, 0, bindings::NUMA_NO_NODE) };
         // INVARIANT: Nobody else has it yet.
         NonNull::new(skb).map(Self)
+    }
+
+    /// One of [`Size::Paged`], if there are pages that large.
+    fn new_paged(gfp: bindings::gfp_t) -> Option<Self> {
+        // SAFETY: No requirements.
+        let skb = unsafe { bindings::__alloc_skb(0, gfp, 0, bindings::NUMA_NO_NODE) };
+        // INVARIANT: Nobody else has it yet.
+        let skb = NonNull::new(skb).map(Self)?;
+        let all = (0..PAGES).all(|i| {
+            // SAFETY: The skb is valid and ours alone, and has room for as many fragments.
+            unsafe { bindings::skb_add_page(skb.raw(), i as i32, ORDER, gfp) }
+        });
+
+        all.then_some(skb)
+    }
+
+    /// Whether its payload's memory is [`PAGES`] pages of [`ORDER`], and nobody else's: neither
+    /// a pipe's nor another skb's.
+    #[inline(always)]
+    fn has_own_pages(&self) -> bool {
+        let raw = self.0.as_ptr();
+        // SAFETY: By the type invariants the skb is valid; it has as many fragments as are looked
+        // at.
+        unsafe {
+            usize::from((*bindings::skb_shinfo(raw)).nr_frags) == PAGES
+                && (0..PAGES).all(|i| bindings::skb_frag_is_own(raw, i as i32, ORDER))
+        }
+    }
+
+    /// Puts `len` bytes into an empty one of [`Size::Paged`], as many into each page, since none
+    /// may be empty.
+    #[inline(always)]
+    pub(crate) fn fill_pages(&mut self, from: &mut Source<'_>, len: usize) -> Result<(), Fault> {
+        let raw = self.0.as_ptr();
+        let mut done = 0usize;
+
+        if len > PAGED || !self.has_own_pages() {
+            return Err(Fault);
+        }
+        for i in 0..PAGES {
+            let now = len.saturating_sub(done).min(len.div_ceil(PAGES));
+            // SAFETY: By the type invariants the skb is valid and ours alone, and so are its
+            // pages, of which each has as many bytes. TRUNCATE: No more than `PAGED`.
+            let copied = unsafe {
+                bindings::skb_frag_size_set(raw, i as i32, now as u32);
+                from.copy(core::slice::from_raw_parts_mut(
+                    bindings::skb_frag_address(raw, i as i32).cast::<MaybeUninit<u8>>(),
+                    now,
+                ))
+            };
+            if copied.is_err() {
+                if done != 0 {
+                    from.give_back(done);
+                }
+                return Err(Fault);
+            }
+            done = done.saturating_add(now);
+        }
+        // SAFETY: As above. TRUNCATE: No more than `PAGED`.
+        unsafe {
+            (*raw).len = len as u32;
+            (*raw).data_len = len as u32;
+        }
+        Ok(())
     }
 
     /// Bytes of memory that it takes.
@@ -357,7 +426,7 @@ impl Skb {
         }
     }
 
-    /// Puts `len` bytes into an empty one that has room for them.
+    /// Puts `len` bytes into an empty one that has room for them, and is not [`Size::Paged`].
     #[inline(always)]
     pub(crate) fn fill(&mut self, from: &mut Source<'_>, len: usize) -> Result<(), Fault> {
         // SAFETY: By the type invariants the skb is valid and ours alone; the caller says that it
@@ -386,7 +455,8 @@ impl Skb {
         }
     }
 
-    /// Empties it, if it is one that [`Skb::new`] could have made. Returns its size.
+    /// Empties it, if it is one that [`Skb::new`] could have made, but for those of
+    /// [`Size::Paged`]. Returns its size.
     #[inline(always)]
     pub(super) fn recycle(&mut self) -> Option<Size> {
         let raw = self.0.as_ptr();
@@ -400,7 +470,7 @@ impl Skb {
             };
             if protocol(raw) != 0
                 || addr_of!((*raw).data_len).read() != 0
-                || bindings::skb_cloned(raw)
+                || !bindings::skb_is_ordinary(raw)
                 || bindings::skb_headroom(raw) != 0
             {
                 return None;
@@ -409,6 +479,26 @@ impl Skb {
             // A segment that was merged into it may have left its marks here.
             addr_of_mut!((*raw).cb).write_bytes(0, 1);
             Some(size)
+        }
+    }
+
+    /// Empties it, if it is one of [`Size::Paged`]; whether it was.
+    pub(super) fn recycle_pages(&mut self) -> bool {
+        let raw = self.0.as_ptr();
+        // SAFETY: As in `recycle`.
+        unsafe {
+            if protocol(raw) != 0
+                || bindings::skb_headlen(raw) != 0
+                || !bindings::skb_is_ordinary(raw)
+                || bindings::skb_headroom(raw) != 0
+                || !self.has_own_pages()
+            {
+                return false;
+            }
+            addr_of_mut!((*raw).len).write(0);
+            addr_of_mut!((*raw).data_len).write(0);
+            addr_of_mut!((*raw).cb).write_bytes(0, 1);
+            true
         }
     }
 }
@@ -425,25 +515,66 @@ impl Drop for Skb {
 pub(crate) enum Size {
     /// 2 KiB with all that belongs to it.
     Small,
-    /// 32 KiB.
+    /// 32 KiB likewise.
     Large,
+    /// [`PAGED`] bytes in [`PAGES`] fragments.
+    Paged,
 }
 
+/// As many as a write of common size has.
+const PAGED: usize = 64 << 10;
+/// Bytes of one of its pages: 32 KiB, as of those that TCP copies a writer's bytes to, if the
+/// processor's pages are not larger.
+const PIECE: usize = if PAGE_SIZE > 32 << 10 {
+    PAGED
+} else {
+    32 << 10
+};
+/// So many pages,
+const PAGES: usize = PAGED / PIECE;
+/// each of that order. No processor has pages of more than 64 KiB.
+const ORDER: u32 = (PIECE / PAGE_SIZE).trailing_zeros();
+
 impl Size {
+    /// How many pages of TCP's account its memory takes, with all that belongs to it.
+    pub(super) const fn pages(self) -> isize {
+        let whole = match self {
+            Size::Small => 2 << 10,
+            // A little more.
+            Size::Large => (32 << 10) + 1,
+            Size::Paged => PAGED + 1,
+        };
+
+        // TRUNCATE: A few.
+        usize::div_ceil(whole, PAGE_SIZE) as isize
+    }
+
     /// Bytes of payload that it has room for.
     #[inline]
     pub(crate) fn room(self) -> usize {
         let whole = match self {
             Size::Small => 2 << 10,
             Size::Large => 32 << 10,
+            Size::Paged => return PAGED,
         };
         // SAFETY: No requirements.
         unsafe { bindings::skb_with_overhead(whole) as usize }
     }
 
-    /// The smallest that holds `len` bytes, else the largest.
+    /// The one for the first of `len` bytes: no more than a quarter of it stays empty if it is
+    /// [`Size::Paged`].
     #[inline]
     pub(crate) fn of(len: usize) -> Self {
+        if len < PAGED / 4 * 3 {
+            Size::linear(len)
+        } else {
+            Size::Paged
+        }
+    }
+
+    /// The smallest that holds `len` bytes in one piece, else the largest.
+    #[inline]
+    pub(crate) fn linear(len: usize) -> Self {
         if len <= Size::Small.room() {
             Size::Small
         } else {

@@ -10,8 +10,8 @@
 //! [`PAGES_KEPT`] at most, and not with each socket; none while TCP has more than what
 //! `tcp_mem` calls low.
 //!
-//! A CPU keeps [`SMALL_KEPT`] and [`LARGE_KEPT`] at most. They are no socket's, and so
-//! are charged to TCP as a whole (`net.ipv4.tcp_mem`, `mem` in `/proc/net/sockstat`):
+//! A CPU keeps [`SMALL_KEPT`], [`LARGE_KEPT`] and [`PAGED_KEPT`] at most. They are no socket's,
+//! and so are charged to TCP as a whole (`net.ipv4.tcp_mem`, `mem` in `/proc/net/sockstat`):
 //! for each CPU the most that it has kept since the shrinker last ran, which does not
 //! grow while TCP has more than half of what `tcp_mem` calls low. The shrinker frees
 //! them all when memory is short.
@@ -52,8 +52,10 @@ use super::skb::{
 
 /// Small ones that a CPU keeps, of 2 KiB each.
 const SMALL_KEPT: usize = 16;
-/// Large ones, of 32 KiB each: what a stream moves in one turn of the scheduler.
+/// Large ones, of 32 KiB each: what a stream of such writes moves in one turn of the scheduler.
 const LARGE_KEPT: usize = 192;
+/// Paged ones, of 64 KiB each.
+const PAGED_KEPT: usize = 64;
 /// Pages of TCP's account, beside those that the kernel lets a CPU hold back
 /// (`net.core.mem_pcpu_rsv`, as many by default).
 const PAGES_KEPT: u32 = 256;
@@ -223,8 +225,9 @@ fn charge_tcp(pages: isize) {
 /// What one CPU keeps, in cache lines of its own.
 #[repr(C, align(128))]
 struct Kept {
-    small: Stack<SMALL_KEPT, 1>,
-    large: Stack<LARGE_KEPT, 9>,
+    small: Stack<SMALL_KEPT, { Size::Small.pages() }>,
+    large: Stack<LARGE_KEPT, { Size::Large.pages() }>,
+    paged: Stack<PAGED_KEPT, { Size::Paged.pages() }>,
     /// Pages that TCP is charged with and no socket has.
     pages: Atomic<u32>,
 }
@@ -234,13 +237,25 @@ impl Kept {
         Self {
             small: Stack::new(),
             large: Stack::new(),
+            paged: Stack::new(),
             pages: Atomic::new(0),
+        }
+    }
+
+    /// Keeps an skb of [`Size::Paged`], or gives back any other.
+    #[inline(never)]
+    fn keep_pages(&self, mut skb: Skb) -> Result<(), Skb> {
+        if skb.recycle_pages() {
+            self.paged.push(skb)
+        } else {
+            Err(skb)
         }
     }
 
     fn is_charged(&self) -> bool {
         self.small.charged.load(Relaxed)
             | self.large.charged.load(Relaxed)
+            | self.paged.charged.load(Relaxed)
             | self.pages.load(Relaxed)
             != 0
     }
@@ -279,6 +294,7 @@ pub(crate) fn take(size: Size) -> Option<Skb> {
         .and_then(|kept| match size {
             Size::Small => kept.small.pop(),
             Size::Large => kept.large.pop(),
+            Size::Paged => kept.paged.pop(),
         })
         .or_else(|| Skb::new(size))
 }
@@ -293,7 +309,7 @@ pub(crate) fn keep(mut skb: Skb) {
         let _ = match size {
             Some(Size::Small) => kept.small.push(skb),
             Some(Size::Large) => kept.large.push(skb),
-            None => Err(skb),
+            _ => kept.keep_pages(skb),
         };
     }
 }
@@ -337,6 +353,7 @@ fn count_slots(f: fn(&Slot) -> bool) -> usize {
     for kept in kept() {
         n = n.wrapping_add(kept.small.slots.iter().filter(|slot| f(slot)).count());
         n = n.wrapping_add(kept.large.slots.iter().filter(|slot| f(slot)).count());
+        n = n.wrapping_add(kept.paged.slots.iter().filter(|slot| f(slot)).count());
     }
     n
 }
@@ -354,6 +371,7 @@ fn free_all() -> usize {
     for kept in kept() {
         kept.small.uncharge();
         kept.large.uncharge();
+        kept.paged.uncharge();
         charge_tcp((kept.pages.xchg(0, Relaxed) as isize).saturating_neg());
     }
     freed
