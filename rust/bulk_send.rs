@@ -56,7 +56,8 @@ pub(crate) const LARGE: usize = kernel::bindings::TCP_FRIENDS_LARGE as usize;
 /// So many bytes are copied at once, in one RCU critical section, at most.
 const AT_ONCE: usize = kernel::bindings::TCP_FRIENDS_AT_ONCE as usize;
 
-/// Skbs for [`AT_ONCE`] bytes.
+/// The most skbs that hold [`AT_ONCE`] bytes: one of [`Size::Paged`], then less than makes another
+/// one, in two linear skbs.
 const SKBS: usize = 3;
 
 /// Filled skbs, in order, that are in no queue.

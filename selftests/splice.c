@@ -202,7 +202,7 @@ TEST_F(splice, out_keeps_its_bytes)
 	out_keeps(_metadata, self, 4096);
 }
 
-/* The pipe has references to pages that the module would use again. */
+/* The pipe holds references to the pages of an skb, which the module must not use again. */
 TEST_F(splice, out_keeps_its_pages)
 {
 	out_keeps(_metadata, self, 65536);

@@ -336,35 +336,35 @@ impl Skb {
         NonNull::new(skb).map(Self)
     }
 
-    /// One of [`Size::Paged`], if there are pages that large.
+    /// Allocates an empty skb of [`Size::Paged`]. Fails if there are no pages of that order.
     fn new_paged(gfp: bindings::gfp_t) -> Option<Self> {
-        // SAFETY: No requirements.
+        // SAFETY: `__alloc_skb()` has no requirements.
         let skb = unsafe { bindings::__alloc_skb(0, gfp, 0, bindings::NUMA_NO_NODE) };
-        // INVARIANT: Nobody else has it yet.
+        // INVARIANT: The skb was just allocated, so nobody else has a reference to it.
         let skb = NonNull::new(skb).map(Self)?;
         let all = (0..PAGES).all(|i| {
-            // SAFETY: The skb is valid and ours alone, and has room for as many fragments.
+            // SAFETY: By the type invariants the skb is valid and ours alone. An skb has room for
+            // more fragments than `PAGES`.
             unsafe { bindings::skb_add_page(skb.raw(), i as i32, ORDER, gfp) }
         });
 
         all.then_some(skb)
     }
 
-    /// Whether its payload's memory is [`PAGES`] pages of [`ORDER`], and nobody else's: neither
-    /// a pipe's nor another skb's.
+    /// Returns whether the memory of the payload is [`PAGES`] pages of [`ORDER`] to which nobody
+    /// else has a reference, neither a pipe nor another skb.
     #[inline(always)]
     fn has_own_pages(&self) -> bool {
         let raw = self.0.as_ptr();
-        // SAFETY: By the type invariants the skb is valid; it has as many fragments as are looked
-        // at.
+        // SAFETY: By the type invariants the skb is valid. Only fragments that it has are checked.
         unsafe {
             usize::from((*bindings::skb_shinfo(raw)).nr_frags) == PAGES
                 && (0..PAGES).all(|i| bindings::skb_frag_is_own(raw, i as i32, ORDER))
         }
     }
 
-    /// Puts `len` bytes into an empty one of [`Size::Paged`], as many into each page, since none
-    /// may be empty.
+    /// Puts `len` bytes into an empty skb of [`Size::Paged`]. Each page gets as many of them,
+    /// because no fragment may be empty.
     #[inline(always)]
     pub(crate) fn fill_pages(&mut self, from: &mut Source<'_>, len: usize) -> Result<(), Fault> {
         let raw = self.0.as_ptr();
@@ -375,8 +375,9 @@ impl Skb {
         }
         for i in 0..PAGES {
             let now = len.saturating_sub(done).min(len.div_ceil(PAGES));
-            // SAFETY: By the type invariants the skb is valid and ours alone, and so are its
-            // pages, of which each has as many bytes. TRUNCATE: No more than `PAGED`.
+            // SAFETY: By the type invariants the skb is valid and ours alone. It has own pages, as
+            // was checked above, so that each address is that of `PIECE` bytes which nobody else
+            // reads or writes, and `now` is no more. TRUNCATE: `PIECE` fits in a `u32`.
             let copied = unsafe {
                 bindings::skb_frag_size_set(raw, i as i32, now as u32);
                 from.copy(core::slice::from_raw_parts_mut(
@@ -392,7 +393,8 @@ impl Skb {
             }
             done = done.saturating_add(now);
         }
-        // SAFETY: As above. TRUNCATE: No more than `PAGED`.
+        // SAFETY: By the type invariants the skb is valid and ours alone. TRUNCATE: `len` is at most
+        // `PAGED`.
         unsafe {
             (*raw).len = len as u32;
             (*raw).data_len = len as u32;
@@ -455,8 +457,8 @@ impl Skb {
         }
     }
 
-    /// Empties it, if it is one that [`Skb::new`] could have made, but for those of
-    /// [`Size::Paged`]. Returns its size.
+    /// Empties the skb and returns its size, if [`Skb::new`] could have allocated it and it is not
+    /// of [`Size::Paged`].
     #[inline(always)]
     pub(super) fn recycle(&mut self) -> Option<Size> {
         let raw = self.0.as_ptr();
@@ -482,10 +484,11 @@ impl Skb {
         }
     }
 
-    /// Empties it, if it is one of [`Size::Paged`]; whether it was.
+    /// Empties the skb if it is of [`Size::Paged`]. Returns whether it is.
     pub(super) fn recycle_pages(&mut self) -> bool {
         let raw = self.0.as_ptr();
-        // SAFETY: As in `recycle`.
+        // SAFETY: By the type invariants the skb is valid and ours alone. Where nobody else has a
+        // reference to its pages either, they may be written again.
         unsafe {
             if protocol(raw) != 0
                 || bindings::skb_headlen(raw) != 0
@@ -513,39 +516,41 @@ impl Drop for Skb {
 /// How much an empty skb holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
-    /// 2 KiB with all that belongs to it.
+    /// One buffer of 2 KiB, including `struct skb_shared_info`.
     Small,
-    /// 32 KiB likewise.
+    /// One buffer of 32 KiB, including `struct skb_shared_info`.
     Large,
     /// [`PAGED`] bytes in [`PAGES`] fragments.
     Paged,
 }
 
-/// As many as a write of common size has.
+/// How many bytes of payload an skb of [`Size::Paged`] has room for.
 const PAGED: usize = 64 << 10;
-/// Bytes of one of its pages: 32 KiB, as of those that TCP copies a writer's bytes to, if the
-/// processor's pages are not larger.
+/// The size of one of its pages in bytes: 32 KiB, like that of the pages that TCP copies a writer's
+/// bytes to, unless the processor's pages are larger.
 const PIECE: usize = if PAGE_SIZE > 32 << 10 {
     PAGED
 } else {
     32 << 10
 };
-/// So many pages,
+/// How many pages it has.
 const PAGES: usize = PAGED / PIECE;
-/// each of that order. No processor has pages of more than 64 KiB.
+/// The order of these pages.
 const ORDER: u32 = (PIECE / PAGE_SIZE).trailing_zeros();
+// No processor has pages of more than 64 KiB.
+const _: () = assert!(PAGE_SIZE <= PIECE);
 
 impl Size {
-    /// How many pages of TCP's account its memory takes, with all that belongs to it.
+    /// Returns how many pages of TCP's account the memory of an skb of this size takes.
     pub(super) const fn pages(self) -> isize {
         let whole = match self {
             Size::Small => 2 << 10,
-            // A little more.
+            // `struct sk_buff` comes on top.
             Size::Large => (32 << 10) + 1,
             Size::Paged => PAGED + 1,
         };
 
-        // TRUNCATE: A few.
+        // TRUNCATE: There are few of them.
         usize::div_ceil(whole, PAGE_SIZE) as isize
     }
 
@@ -561,8 +566,8 @@ impl Size {
         unsafe { bindings::skb_with_overhead(whole) as usize }
     }
 
-    /// The one for the first of `len` bytes: no more than a quarter of it stays empty if it is
-    /// [`Size::Paged`].
+    /// Returns the size of the skb that the first of `len` bytes go into. At most a quarter of an
+    /// skb of [`Size::Paged`] stays empty.
     #[inline]
     pub(crate) fn of(len: usize) -> Self {
         if len < PAGED / 4 * 3 {
@@ -572,7 +577,8 @@ impl Size {
         }
     }
 
-    /// The smallest that holds `len` bytes in one piece, else the largest.
+    /// Returns the smallest size that holds `len` bytes in one buffer, or the largest such size if
+    /// none does.
     #[inline]
     pub(crate) fn linear(len: usize) -> Self {
         if len <= Size::Small.room() {
