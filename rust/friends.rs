@@ -49,24 +49,42 @@
 
 use kernel::prelude::*;
 
+#[path = "net/mod.rs"]
 mod abstractions;
+#[path = "datapath/send_large.rs"]
 mod bulk_send;
+#[path = "cross/handshake.rs"]
 mod crossing;
+#[path = "datapath/recv.rs"]
 mod fast_recv;
+#[path = "datapath/send.rs"]
 mod fast_send;
+#[path = "pair/eligible.rs"]
 mod fence;
+#[path = "pair/rcvbuf.rs"]
 mod growth;
+#[path = "pair/end.rs"]
 mod half;
+#[path = "net/nagle.rs"]
 mod hold;
+#[path = "show.rs"]
 mod listing;
+#[path = "datapath/transfer.rs"]
 mod moving;
+#[path = "netns.rs"]
 mod namespace;
+#[path = "establish.rs"]
 mod pairing;
+#[path = "datapath/pull.rs"]
 mod read;
+#[path = "pair/revalidate.rs"]
 mod revalidate;
+#[path = "net/seq.rs"]
 mod seq;
 mod stats;
+#[path = "datapath/xmit.rs"]
 mod transmit;
+#[path = "pair/window.rs"]
 mod window;
 
 use abstractions::{

@@ -33,18 +33,23 @@
 //! leaves: outermost, in process context, with the locks of the table of established
 //! sockets inside it.
 
+#[path = "../pair/crossing.rs"]
 mod crossings;
 mod device;
 mod ehash;
+#[path = "../pair/mod.rs"]
 mod friend;
 mod hooks;
 mod mark;
+#[path = "netns.rs"]
 mod namespace;
+#[path = "../cross/proposals.rs"]
 pub(crate) mod offers;
 mod percpu;
 mod proc;
 mod skb;
 mod sock;
+#[path = "skb_cache.rs"]
 mod spent;
 pub(crate) mod trace;
 
