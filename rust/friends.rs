@@ -2,11 +2,12 @@
 
 //! TCP friends: same-host TCP without the wire.
 //!
-//! Two sockets of one connection whose ends are both on this host are paired
-//! when the connection is established. From then on what one has to transmit
-//! is moved from its write queue straight to the other's receive queue, and
-//! both sequence spaces advance as if it had been sent, received and
-//! acknowledged. All above and below that step is TCP's own.
+//! If both ends of a connection are on this host, their two sockets are paired when the connection
+//! is established, and become *friends*. From then on, the data that one socket has to transmit is
+//! *moved* from its write queue straight to the peer's receive queue.
+//! Both sequence spaces advance as if the data had been sent, received and acknowledged.
+//! Everything above and below that step stays TCP's own. The *wire* is the ordinary path of TCP
+//! through segments, IP and the loopback device, or through other devices between namespaces.
 //!
 //! ```text
 //!  tcp_sendmsg() -> write queue == friends: move the skb ==> receive queue -> tcp_recvmsg()
@@ -16,89 +17,81 @@
 //!
 //! # The four invariants
 //!
-//! Every function that moves data or takes a lock names those that it relies on.
+//! S is the sender and P is its peer, the receiver. Every function that moves data or takes a
+//! lock names the invariants that it relies on.
 //!
-//! 1. *Exact sequence.* After `[a, b)` has been moved from S to P,
-//!    `S.snd_una == S.snd_nxt == b` and `P.rcv_nxt == b`; an skb is in exactly one
-//!    queue: S's write queue or P's receive queue. A move of an skb is a move of a
-//!    value of type [`abstractions::Skb`]. Nobody moves anything unless both sockets
-//!    are its own: what is for a socket that a task owns waits in the write queue.
-//! 2. *One path at a time.* Data is moved only when nothing of S is in flight on
-//!    the wire and P has nothing out of order. Otherwise the wire carries it.
-//! 3. *The wire is always legal.* At any moment either end may put a segment on
-//!    the wire and the other accepts it: the windows are in step too.
-//! 4. *Unfriending is clearing a pointer.* By the first three nothing has to be
-//!    drained or converted.
+//! 1. *Exact sequence.* After the bytes `[a, b)` have been moved from S to P,
+//!    `S.snd_una == S.snd_nxt == b` and `P.rcv_nxt == b`. An skb is in exactly one queue: S's
+//!    write queue or P's receive queue. Moving an skb moves a value of type [`net::Skb`]. Data is
+//!    moved only by a context that has exclusive access to both sockets. Data for a socket that
+//!    is owned by user waits in S's write queue.
+//! 2. *One path at a time.* Data is moved only when S has nothing in flight on the wire and P has
+//!    nothing out of order. Otherwise the wire carries the data.
+//! 3. *The wire is always legal.* Either end may put a segment on the wire at any moment, and the
+//!    other end accepts that segment. The windows of both ends are therefore kept in step as well.
+//! 4. *Dissolving a pair is clearing a pointer.* Because of the first three invariants, nothing
+//!    has to be drained or converted.
 //!
-//! # Who does what
+//! # Where things are
 //!
-//! - [`pairing`]: who becomes friends; [`crossing`]: and in other namespaces.
-//! - [`transmit`]: the sender moves what it has.
-//! - [`fast_send`], [`fast_recv`]: the plain calls, without the write queue and
-//!   without owning a socket; [`bulk_send`]: large writes, copied without a spinlock.
-//! - [`read`]: the reader, or who lets go of a socket, fetches what waited.
-//! - [`moving`]: the step that both share.
-//! - [`fence`]: who must take the wire, and why.
-//! - [`growth`]: the receive buffer of a stream of small messages.
-//! - [`half`]: what each end keeps.
-//! - [`revalidate`]: now and then the wire is asked whether it still lets us.
-//! - [`hold`]: what cork and Nagle keep back.
-//! - [`window`], [`seq`]: the arithmetic.
-//! - [`namespace`], [`stats`], [`listing`]: the switch, the counters, the connections.
-//! - [`abstractions`]: the kernel, behind safe interfaces; the lock order.
+//! Folders and files are listed from the bottom up. Each uses only those listed before it.
+//!
+//! - [`net`] wraps the kernel's TCP in safe interfaces, and defines the lock order. It knows
+//!   nothing about friends.
+//! - [`stats`] names the reasons to take the wire and the counters. [`netns`] holds the module's
+//!   state of a network namespace.
+//! - [`pair`] handles two sockets that are friends. [`pair::form`] forms and dissolves the pair.
+//!   [`pair::eligible`] decides whether the two must take the wire, and names the reason.
+//!   [`pair::revalidate`] asks the wire from time to time whether it still carries the connection.
+//!   [`pair::window`] keeps both windows in step, and [`pair::rcvbuf`] lets the receive buffer
+//!   grow. [`pair::end`] holds the state of each end. [`pair::path`] knows the devices that the
+//!   segments of a pair between namespaces would pass, and [`pair::crossing`] lists all such pairs.
+//! - [`cross`] finds the two ends of pairs between network namespaces. [`cross::handshake`] does so
+//!   by the mark of a SYN. [`cross::proposals`] holds the sockets that wait for an answer.
+//! - [`datapath`] moves bytes from one end to the other. [`datapath::xmit`] moves what a sender
+//!   has in its write queue. [`datapath::pull`] moves what a sender had to leave in the write queue
+//!   until its peer had read, or was released by its owner. Both use [`datapath::transfer`].
+//!   [`datapath::send`] and [`datapath::recv`] are fast paths for plain calls, which need neither
+//!   the write queue nor the ownership of a socket. [`datapath::send_large`] copies large writes
+//!   without holding a spinlock.
+//! - [`show`] writes `/proc/net/tcp_friends` and `/proc/net/tcp_friends_stat`, and [`sysctl`]
+//!   does what a write to a sysctl asks for. [`establish`] finds the two ends of all other pairs.
 
 use kernel::prelude::*;
 
-#[path = "net/mod.rs"]
-mod abstractions;
-#[path = "datapath/send_large.rs"]
-mod bulk_send;
-#[path = "cross/handshake.rs"]
-mod crossing;
-#[path = "datapath/recv.rs"]
-mod fast_recv;
-#[path = "datapath/send.rs"]
-mod fast_send;
-#[path = "pair/eligible.rs"]
-mod fence;
-#[path = "pair/rcvbuf.rs"]
-mod growth;
-#[path = "pair/end.rs"]
-mod half;
-#[path = "net/nagle.rs"]
-mod hold;
-#[path = "show.rs"]
-mod listing;
-#[path = "datapath/transfer.rs"]
-mod moving;
-#[path = "netns.rs"]
-mod namespace;
-#[path = "establish.rs"]
-mod pairing;
-#[path = "datapath/pull.rs"]
-mod read;
-#[path = "pair/revalidate.rs"]
-mod revalidate;
-#[path = "net/seq.rs"]
-mod seq;
+mod cross;
+mod datapath;
+mod establish;
+mod net;
+mod netns;
+mod pair;
+mod show;
 mod stats;
-#[path = "datapath/xmit.rs"]
-mod transmit;
-#[path = "pair/window.rs"]
-mod window;
+mod sysctl;
 
-use abstractions::{
+use cross::{
+    handshake,
+    proposals, //
+};
+use datapath::{
+    pull,
+    recv,
+    send,
+    send_large,
+    xmit, //
+};
+use net::{
+    skb_cache,
     Arrival,
     Caller,
+    Change,
     Destination,
     Device,
     DevicesRegistration,
     Hooks,
     HooksRegistration,
     Mark,
-    Member,
     NamespaceRegistration,
-    OffersRegistration,
     Opening,
     Owned,
     Process,
@@ -107,9 +100,14 @@ use abstractions::{
     Request,
     Sock,
     Source,
-    SpentRegistration,
     Spinlocked,
+    Watcher,
     Xmit, //
+};
+use netns::Namespace;
+use pair::{
+    form,
+    Member, //
 };
 
 module! {
@@ -120,45 +118,54 @@ module! {
     license: "GPL",
 }
 
-/// The loaded module. Pairs go first, then the hooks: fields are dropped in order.
+/// The loaded module.
+///
+/// Dropping the module dissolves all pairs first. The fields are dropped after that in the order
+/// of their declaration, so the hooks are the first of them.
 struct Friends {
     _hooks: HooksRegistration,
     _devices: DevicesRegistration,
-    _namespaces: NamespaceRegistration,
-    // Sysctls look there.
-    _offers: OffersRegistration,
-    _spent: SpentRegistration,
+    _namespaces: NamespaceRegistration<Namespace>,
+    // The handlers of the sysctls use the proposals, so this field is dropped after `_namespaces`.
+    _offers: proposals::Registration,
+    _cache: skb_cache::Registration,
 }
 
 impl Drop for Friends {
     fn drop(&mut self) {
-        pairing::stop();
+        establish::stop();
     }
 }
 
 impl kernel::Module for Friends {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let spent = SpentRegistration::new()?;
-        let offers = OffersRegistration::new()?;
+        let cache = skb_cache::Registration::new()?;
+        let offers = proposals::Registration::new()?;
         let namespaces = NamespaceRegistration::new()?;
-        let devices = DevicesRegistration::new()?;
+        let devices = DevicesRegistration::new::<Self>()?;
         let friends = Self {
             _hooks: HooksRegistration::new::<Self>()?,
             _devices: devices,
             _namespaces: namespaces,
             _offers: offers,
-            _spent: spent,
+            _cache: cache,
         };
 
-        // It may have been switched on already.
-        crossing::switched();
+        // `net.ipv4.tcp_friends_cross` may have been switched on before the hooks were registered.
+        handshake::apply_switch();
         Ok(friends)
+    }
+}
+
+impl Watcher for Friends {
+    fn changed(change: &Change) {
+        handshake::device_changed(change);
     }
 }
 
 impl Hooks for Friends {
     fn established(sock: &Sock, arrival: Arrival, mark: Option<Mark>, rcu: Rcu<'_>) {
-        pairing::established(sock, arrival, mark, rcu);
+        establish::established(sock, arrival, mark, rcu);
     }
 
     #[inline]
@@ -170,25 +177,25 @@ impl Hooks for Friends {
         probe: bool,
         rcu: Rcu<'_>,
     ) -> Xmit {
-        transmit::xmit(sock, caller, mss, nonagle, probe, rcu)
+        xmit::xmit(sock, caller, mss, nonagle, probe, rcu)
     }
 
     #[inline]
     fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
-        read::read(sock, caller, rcu)
+        pull::read(sock, caller, rcu)
     }
 
     fn released(sock: &Sock, locked: Spinlocked<'_>, rcu: Rcu<'_>) -> Read {
-        read::released(sock, locked, rcu)
+        pull::released(sock, locked, rcu)
     }
 
     #[inline]
     fn send(sock: &Sock, from: Source<'_>, process: Process<'_>, rcu: Rcu<'_>) -> usize {
-        fast_send::send(sock, from, process, rcu)
+        send::send(sock, from, process, rcu)
     }
 
     fn send_owned(sock: &Sock, from: Source<'_>, owned: Owned<'_>, rcu: Rcu<'_>) -> usize {
-        bulk_send::send_owned(sock, from, owned, rcu)
+        send_large::send_owned(sock, from, owned, rcu)
     }
 
     #[inline]
@@ -199,26 +206,26 @@ impl Hooks for Friends {
         process: Process<'_>,
         rcu: Rcu<'_>,
     ) -> usize {
-        fast_recv::recv(sock, to, len, process, rcu)
+        recv::recv(sock, to, len, process, rcu)
     }
 
-    fn gone(sock: &Sock, rcu: Rcu<'_>) {
+    fn detach(sock: &Sock, rcu: Rcu<'_>) {
         if let Some(member) = Member::of(sock, rcu) {
-            pairing::part(&member);
+            form::unpair(&member);
         } else {
-            crossing::withdrawn(sock);
+            handshake::withdraw(sock);
         }
     }
 
     fn hop(mark: Mark, device: Device<'_>) {
-        crossing::hop(mark, device);
+        handshake::hop(mark, device);
     }
 
     fn syn(sock: &Sock, syn: Opening, rcu: Rcu<'_>) {
-        crossing::syn(sock, syn, rcu);
+        handshake::syn(sock, syn, rcu);
     }
 
     fn synack(request: &Request<'_>, offered: Option<Mark>, synack: Opening) {
-        crossing::synack(request, offered, synack);
+        handshake::synack(request, offered, synack);
     }
 }

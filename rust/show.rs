@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `/proc/net/tcp_friends` shows of a connection.
+//! Writes what `/proc/net/tcp_friends` shows of a connection, and `/proc/net/tcp_friends_stat` of a
+//! namespace.
 //!
-//! No lock of a socket is taken: what is shown is what was seen at one moment, a word
-//! at a time. Relies on no invariant.
+//! No socket lock is taken, so each word that is shown was read at a moment of its own. This file
+//! relies on no invariant.
 
 use kernel::{
     fmt,
@@ -13,19 +14,23 @@ use kernel::{
 };
 
 use crate::{
-    abstractions::{
-        Member,
+    net::{
         Rcu,
         Sock, //
     },
-    fence,
+    netns::Namespace,
+    pair::{
+        eligible,
+        tally::is_shown_all,
+        Member, //
+    },
     stats::{
-        is_told_all,
-        Wire, //
+        Counter,
+        Fallback, //
     },
 };
 
-/// The first line.
+/// Writes the first line.
 pub(crate) fn head(seq: &SeqFile) {
     seq_print!(
         seq,
@@ -33,24 +38,25 @@ pub(crate) fn head(seq: &SeqFile) {
     );
 }
 
-/// The pair of `sock`, if it has a friend: once, though both ends are asked. An inode of
-/// another namespace is not told: it is 0. Nor is why that namespace, or what lies between
-/// the two, has the wire taken ([`Wire::told`]).
+/// Writes the line of the pair of `sock`, if `sock` has a friend. A pair within one namespace has
+/// one line, though this function is called for both ends. The inode of a socket in another
+/// namespace is shown as 0. If that namespace, or what lies between the two namespaces, makes an
+/// end take the wire, the reason is not shown either ([`Fallback::shown_to_sender`]).
 pub(crate) fn line(seq: &SeqFile, sock: &Sock, rcu: Rcu<'_>) {
     let Some(member) = Member::of(sock, rcu) else {
         return;
     };
     let peer = member.peer();
     let here = peer.net().cookie() == sock.net().cookie();
-    // One in another namespace has a line there, as seen from there.
-    if here && !member.is_first() {
+    // A peer in another namespace has a line of its own in that namespace, as seen from there.
+    if here && !member.is_side_a() {
         return;
     }
-    let (sent, peer_sent) = (member.sent(), member.peer_sent());
-    let all = is_told_all(sock, &member);
+    let (sent, peer_sent) = (member.end().sent(), member.peer_end().sent());
+    let all = is_shown_all(sock, &member);
     let (path, peer_path) = (
-        fence::seen(sock, &member),
-        fence::seen(peer, &member.turned()),
+        eligible::check_unlocked(sock, &member),
+        eligible::check_unlocked(peer, &member.peer_view()),
     );
 
     seq_print!(
@@ -60,8 +66,8 @@ pub(crate) fn line(seq: &SeqFile, sock: &Sock, rcu: Rcu<'_>) {
         Address(sock.remote()),
         sock.inode(),
         if here { peer.inode() } else { 0 },
-        Path(path.map_err(|why| if all { why } else { why.told() })),
-        Path(peer_path.map_err(|why| if all { why } else { why.told_to_receiver() })),
+        Path(path.map_err(|why| if all { why } else { why.shown_to_sender() })),
+        Path(peer_path.map_err(|why| if all { why } else { why.shown_to_receiver() })),
         sent.bytes(),
         peer_sent.bytes(),
         sent.skbs(),
@@ -69,13 +75,13 @@ pub(crate) fn line(seq: &SeqFile, sock: &Sock, rcu: Rcu<'_>) {
     );
     let mut before = "";
     let mut untold = 0u32;
-    for (why, name) in Wire::ALL {
-        let mut count = member.tally().wire(why);
+    for (why, name) in Fallback::ALL {
+        let mut count = member.fallbacks().of(why);
 
-        // The one that stands for what is not told comes last.
-        if !all && why.told_of_stream() == Wire::Path {
+        // `Fallback::Path`, which stands for all reasons that are not shown, comes last.
+        if !all && why.shown_to_both() == Fallback::Path {
             untold = untold.wrapping_add(count);
-            count = if why == Wire::Path { untold } else { 0 };
+            count = if why == Fallback::Path { untold } else { 0 };
         }
         if count != 0 {
             seq_print!(seq, "{}{}={}", before, name, count);
@@ -85,7 +91,7 @@ pub(crate) fn line(seq: &SeqFile, sock: &Sock, rcu: Rcu<'_>) {
     seq_print!(seq, "{}\n", if before.is_empty() { "-" } else { "" });
 }
 
-/// An address and a port, as programs write them.
+/// An address and a port, in the notation that programs use.
 struct Address(core::net::SocketAddr);
 
 impl fmt::Display for Address {
@@ -94,8 +100,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// Which way it would go.
-struct Path(Result<(), Wire>);
+/// The way that data would take now: friends, or the wire and why.
+struct Path(Result<(), Fallback>);
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -106,5 +112,22 @@ impl fmt::Display for Path {
                 fmt::Display::fmt(why.name(), f)
             }
         }
+    }
+}
+
+/// Writes one line for each counter of `namespace`, with the counter's name and value
+/// (`/proc/net/tcp_friends_stat`).
+pub(crate) fn counters(namespace: &Namespace, seq: &SeqFile) {
+    let line = |name: &dyn fmt::Display, value: u64| seq_print!(seq, "{} {}\n", name, value);
+
+    line(&"pairs", namespace.pairs());
+    line(&"pairs_total", namespace.pairs_total());
+    for (counter, name) in Counter::ALL {
+        if !name.is_empty() {
+            line(&name, namespace.counters().sum(counter));
+        }
+    }
+    for (why, name) in Fallback::ALL {
+        line(&fmt!("wire_{}", name), namespace.counters().fallbacks(why));
     }
 }

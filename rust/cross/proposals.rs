@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Offers: sockets that connect, and have marked their SYN.
+//! The table of proposals. A proposal is a socket that connects and has marked its SYN.
 //!
-//! An offer stands in a table for as long as its socket may yet find a friend by it.
-//! The segments carry only a number, so what they say of a socket that has gone
-//! meanwhile finds nothing; and who removes an offer removes it from the table and
-//! nowhere else.
+//! A proposal is in the table for as long as its socket may find a friend by the proposal. Marked
+//! segments carry only a number and no pointer: the number of a socket that has gone meanwhile
+//! finds nothing, and a proposal has to be removed from the table only.
 //!
-//! `tcp_sock.friend` of a socket with an offer holds no pointer, but the number by which
-//! the offer is found ([`Slot`]). So the `gone` hook is called for it, and an offer is
-//! never older than its socket.
+//! The field `tcp_sock.friend` of a socket with a proposal holds no pointer, but the number by
+//! which the proposal is found ([`FriendField`]). Since the field is not null, the `gone` hook is
+//! called for the socket, and a proposal never outlives its socket.
 //!
 //! # Locks
 //!
-//! Each bucket has a spinlock, taken with bottom halves off. Inside it, nothing but the
-//! ways of pairs that cross ([`crossings`](super::crossings)) are locked. No lock of a
-//! socket is needed or taken: the field is changed by `cmpxchg()`, as by everybody.
+//! Each bucket has a spinlock, which is taken with bottom halves off. Inside a bucket's spinlock,
+//! only the spinlock of the paths of crossing pairs ([`crossing`]) is taken. The lock of a
+//! socket is neither needed nor taken, since all code changes the field by `cmpxchg()`.
 
 use core::{
     ops::Deref,
@@ -27,7 +26,7 @@ use core::{
 };
 
 use kernel::{
-    bindings, new_spinlock,
+    new_spinlock,
     prelude::*,
     sync::{
         aref::ARef,
@@ -37,72 +36,74 @@ use kernel::{
             Full,
             Release, //
         },
-        rcu, SpinLock,
+        rcu,
+        SpinLock, //
     },
 };
 
-use super::{
-    crossings,
-    device::{
-        Device,
-        Path, //
-    },
-    friend::Slot,
-    mark::{
+use crate::{
+    net::{
         begin_tokens,
-        End,
-        Mark, //
-    },
-    namespace::Net,
-    sock::{
+        BhOff,
+        Device,
+        Endpoint,
+        Mark,
+        Net,
         Rcu,
         Sock, //
+    },
+    pair::{
+        crossing,
+        path::Path,
+        FriendField, //
     },
 };
 
 const BUCKETS: usize = 256;
 
-/// A socket that connects, and what its segments have met.
-struct Offer {
+/// A socket that connects and has marked its SYN, and what its marked segments have met.
+struct Proposal {
     mark: Mark,
-    /// Not counted: it lives for as long as the offer.
+    /// The socket, without a reference: the socket lives for as long as the proposal.
     sock: NonNull<Sock>,
-    /// Where its SYN has arrived, if that end wants a friend.
-    end: Option<End>,
-    /// The answer has come back, still marked: nobody on its way has a say that is not noted.
+    /// The end where the SYN has arrived, if that end wants a friend.
+    end: Option<Endpoint>,
+    /// Whether the SYN-ACK has come back with its mark. The mark shows that everybody who has a say
+    /// on the way of the SYN-ACK is noted.
     answered: bool,
     path: Path,
-    next: Option<KBox<Offer>>,
+    next: Option<KBox<Proposal>>,
 }
 
-// SAFETY: The socket is used with the bucket's lock held only, by any thread.
-unsafe impl Send for Offer {}
+// SAFETY: Any thread may use the socket, and does so only with the bucket's spinlock held.
+unsafe impl Send for Proposal {}
 
-/// So many offers stand in one bucket at most: their numbers can be chosen
-/// (`TCP_QUEUE_SEQ`), and each is compared with the lock held.
+/// The largest number of proposals in one bucket. The bound is needed because user space can choose
+/// initial sequence numbers (`TCP_QUEUE_SEQ`), and each proposal of a bucket is compared with the
+/// spinlock held.
 const LONGEST: usize = 64;
 
 #[derive(Default)]
 struct Chain {
-    first: Option<KBox<Offer>>,
+    first: Option<KBox<Proposal>>,
     len: usize,
 }
 
 impl Chain {
-    fn find(&mut self, f: impl Fn(&Offer) -> bool) -> Option<&mut Offer> {
+    fn find(&mut self, f: impl Fn(&Proposal) -> bool) -> Option<&mut Proposal> {
         let mut at = self.first.as_deref_mut();
-        while let Some(offer) = at {
-            if f(offer) {
-                return Some(offer);
+        while let Some(proposal) = at {
+            if f(proposal) {
+                return Some(proposal);
             }
-            at = offer.next.as_deref_mut();
+            at = proposal.next.as_deref_mut();
         }
         None
     }
 
-    fn take(&mut self, f: impl Fn(&Offer) -> bool) -> Option<KBox<Offer>> {
+    fn take(&mut self, f: impl Fn(&Proposal) -> bool) -> Option<KBox<Proposal>> {
         let mut link = &mut self.first;
-        while link.as_deref().is_some_and(|offer| !f(offer)) {
+        while link.as_deref().is_some_and(|proposal| !f(proposal)) {
             link = &mut link.as_mut()?.next;
         }
         let mut taken = link.take()?;
@@ -111,63 +112,48 @@ impl Chain {
         Some(taken)
     }
 
-    fn put(&mut self, mut offer: KBox<Offer>) {
-        offer.next = self.first.take();
-        self.first = Some(offer);
+    fn put(&mut self, mut proposal: KBox<Proposal>) {
+        proposal.next = self.first.take();
+        self.first = Some(proposal);
         self.len = self.len.wrapping_add(1);
     }
 }
 
 type Table = [SpinLock<Chain>; BUCKETS];
 
-/// Null without a [`Registration`].
+/// The table; null while there is no [`Registration`].
 static TABLE: Atomic<*mut Table> = Atomic::new(null_mut());
 
-/// Bottom halves are off for as long as it lives.
-pub(super) struct BhOff;
-
-impl BhOff {
-    /// Switches them off.
-    pub(super) fn new() -> Self {
-        // SAFETY: Given back in `drop`; interrupts are on wherever this is used.
-        unsafe { bindings::local_bh_disable() };
-        Self
-    }
-}
-
-impl Drop for BhOff {
-    fn drop(&mut self) {
-        // SAFETY: As above.
-        unsafe { bindings::local_bh_enable() };
-    }
-}
-
-/// Calls `f` with the bucket of that initial sequence number locked.
+/// Calls `f` with the bucket of the initial sequence number `isn` locked. Returns `None` if there
+/// is no table.
 fn with<R>(isn: u32, f: impl FnOnce(&mut Chain) -> R) -> Option<R> {
     let table = NonNull::new(TABLE.load(Acquire))?;
-    // SAFETY: It is freed once no hook, no sysctl and no notifier runs any more, which are all that
-    // calls this.
+    // SAFETY: The table is freed when no hook, no sysctl handler and no notifier runs any more.
+    // Only these call this function, and the module itself before it drops the `Registration`.
     let bucket = unsafe { table.as_ref() }.get(hash(isn))?;
-    // Locals go in the other order, so that the lock is given back with bottom halves off; a
-    // temporary of the last expression would outlive both.
+    // Locals are dropped in reverse order, so the spinlock is released while bottom halves are
+    // still off. The guard must be a local: a temporary of the last expression would outlive
+    // `_off`.
     let _off = BhOff::new();
     let mut chain = bucket.lock();
 
     Some(f(&mut chain))
 }
 
-/// They are chosen at random (RFC 6528).
+/// Returns the index of the bucket of `isn`. Initial sequence numbers are chosen at random
+/// (RFC 6528).
 fn hash(isn: u32) -> usize {
     (isn ^ isn >> 16) as usize % BUCKETS
 }
 
-/// Makes an offer for `sock`, which the caller owns, and returns the mark of its SYN.
-/// Not if it has one, or a friend, or there are too many or no memory; that is charged to the cgroup of
-/// the calling task.
-pub(crate) fn make(sock: &Sock, isn: u32) -> Option<Mark> {
+/// Makes a proposal for `sock`, which the caller owns, and returns the mark for its SYN.
+///
+/// Returns `None` if `sock` has a proposal or a friend already, if its bucket is full, or if there
+/// is no memory. The memory is charged to the cgroup of the calling task.
+pub(crate) fn propose(sock: &Sock, isn: u32) -> Option<Mark> {
     let mark = Mark::of_syn(isn);
-    let offer = KBox::new(
-        Offer {
+    let proposal = KBox::new(
+        Proposal {
             mark,
             sock: NonNull::from(sock),
             end: None,
@@ -180,123 +166,138 @@ pub(crate) fn make(sock: &Sock, isn: u32) -> Option<Mark> {
     .ok()?;
 
     with(isn, |chain| {
-        (chain.len < LONGEST && Slot::of(sock).offer(isn)).then(|| {
-            chain.put(offer);
+        (chain.len < LONGEST && FriendField::of(sock).propose(isn)).then(|| {
+            chain.put(proposal);
             mark
         })
     })?
 }
 
-/// Takes back the offer of `sock`, if it has one. Any context but an interrupt.
+/// Withdraws the proposal of `sock`, if `sock` has one. May be called in any context but hard
+/// interrupt.
 pub(crate) fn withdraw(sock: &Sock) {
-    let Some(isn) = Slot::of(sock).offered() else {
+    let Some(isn) = FriendField::of(sock).proposal() else {
         return;
     };
     with(isn, |chain| {
-        if chain.take(|offer| offer.sock == sock.into()).is_some() {
-            Slot::of(sock).take_back(isn);
+        if chain
+            .take(|proposal| proposal.sock == sock.into())
+            .is_some()
+        {
+            FriendField::of(sock).take_back(isn);
         }
     });
 }
 
-/// Takes back all. Any context but an interrupt.
+/// Withdraws all proposals. May be called in any context but hard interrupt.
 pub(crate) fn withdraw_all() {
     for isn in 0..BUCKETS as u32 {
         with(isn, |chain| {
-            while let Some(offer) = chain.take(|_| true) {
-                // SAFETY: An offer is never older than its socket, which goes through `withdraw`,
-                // and so the lock, before it is freed.
-                let sock = unsafe { offer.sock.as_ref() };
+            while let Some(proposal) = chain.take(|_| true) {
+                // SAFETY: Before a socket with a proposal is freed, the socket goes through
+                // `withdraw`, which takes this bucket's spinlock. The spinlock is held, and the
+                // field of the socket shows the proposal until `take_back` below, so the socket is
+                // valid until then.
+                let sock = unsafe { proposal.sock.as_ref() };
 
-                Slot::of(sock).take_back(offer.mark.isn);
+                FriendField::of(sock).take_back(proposal.mark.isn);
             }
         });
     }
 }
 
-/// A segment with that mark passes a device.
-pub(crate) fn passes(mark: Mark, device: Device<'_>) {
+/// Adds `device`, which a segment with `mark` passes, to the path of the proposal.
+pub(crate) fn add_device(mark: Mark, device: Device<'_>) {
     with(mark.isn, |chain| {
-        if let Some(offer) = chain.find(|offer| offer.mark == mark) {
-            offer.path.add(device);
+        if let Some(proposal) = chain.find(|proposal| proposal.mark == mark) {
+            proposal.path.add(device);
         }
     });
 }
 
-/// The SYN with that mark has arrived at that end, in `net`. Returns whether it was the mark
-/// of an offer that there is, and that has not arrived elsewhere before: a copy of the SYN
-/// may reach somebody else who listens at the same address.
-pub(crate) fn arrived(mark: Mark, end: End, net: &Net) -> bool {
+/// Notes that the SYN with `mark` has arrived at `end`, in `net`. Returns whether `mark` is that of
+/// a proposal in the table whose SYN has not arrived at another end before: a copy of the SYN may
+/// reach another listener with an equal address.
+pub(crate) fn note_arrival(mark: Mark, end: Endpoint, net: &Net) -> bool {
     let _guard = rcu::read_lock();
-    // SAFETY: The guard lives until the end of the function.
+    // SAFETY: `_guard` keeps the read-side critical section open until the end of the function.
     let rcu = unsafe { Rcu::new() };
     let Some(device) = net.device(mark.came_by, rcu) else {
         return false;
     };
     with(mark.isn, |chain| {
-        let offer = chain.find(|offer| offer.mark == mark)?;
-        if offer.end.is_some_and(|known| known != end) {
+        let proposal = chain.find(|proposal| proposal.mark == mark)?;
+        if proposal.end.is_some_and(|known| known != end) {
             return None;
         }
-        offer.end = Some(end);
-        offer.path.received_by(device);
+        proposal.end = Some(end);
+        proposal.path.note_receiving_device(device);
         Some(())
     })
     .flatten()
     .is_some()
 }
 
-/// Whether `sock` has an offer, which has arrived, and that segment answers it.
-pub(crate) fn is_answered(sock: &Sock, by: Mark, rcu: Rcu<'_>) -> bool {
+/// Notes and returns whether the segment with the mark `by` answers the proposal of `sock`, whose
+/// SYN has arrived at another end.
+pub(crate) fn note_answer(sock: &Sock, by: Mark, rcu: Rcu<'_>) -> bool {
     let Some(device) = sock.net().device(by.came_by, rcu) else {
         return false;
     };
     with(by.isn, |chain| {
-        let offer = chain.find(|offer| offer.mark == by)?;
-        offer.path.received_by(device);
-        offer.answered = offer.sock == sock.into() && offer.end.is_some();
-        Some(offer.answered)
+        let proposal = chain.find(|proposal| proposal.mark == by)?;
+        proposal.path.note_receiving_device(device);
+        proposal.answered = proposal.sock == sock.into() && proposal.end.is_some();
+        Some(proposal.answered)
     })
     .flatten()
     .unwrap_or(false)
 }
 
-/// Whether `sock` has an offer, and the other end has acknowledged more than its SYN.
+/// Returns whether `sock` has marked its SYN and has no friend yet.
+pub(crate) fn is_made_by(sock: &Sock) -> bool {
+    FriendField::of(sock).proposal().is_some()
+}
+
+/// Returns whether `sock` has a proposal and the other end has acknowledged more than the SYN.
 pub(crate) fn is_late(sock: &Sock) -> bool {
-    Slot::of(sock)
-        .offered()
+    FriendField::of(sock)
+        .proposal()
         .is_some_and(|isn| sock.peek_snd_una().wrapping_sub(isn) > 1)
 }
 
-/// Takes the offer that has arrived at that end and was answered, and calls `f` for its socket and
-/// its path, with the bucket locked.
+/// Takes a proposal out of the table, and calls `f` with its socket and its path, with the bucket
+/// locked. The SYN of the proposal has the number `isn`, has arrived at `end`, and was answered.
 pub(crate) fn accept<R>(
-    end: End,
+    end: Endpoint,
     isn: u32,
     _rcu: Rcu<'_>,
     f: impl FnOnce(ARef<Sock>, Path) -> R,
 ) -> Option<R> {
     with(isn, |chain| {
-        let offer = chain
-            .take(|offer| offer.mark.isn == isn && offer.end == Some(end) && offer.answered)?;
-        // SAFETY: As in `withdraw_all`.
-        let sock = unsafe { offer.sock.as_ref() };
+        let proposal = chain.take(|proposal| {
+            proposal.mark.isn == isn && proposal.end == Some(end) && proposal.answered
+        })?;
+        // SAFETY: Before a socket with a proposal is freed, the socket goes through `withdraw`,
+        // which takes this bucket's spinlock. The spinlock is held, and the field of the socket
+        // shows the proposal until `take_back` below, so the socket is valid until then.
+        let sock = unsafe { proposal.sock.as_ref() };
         let counted = sock.get_unless_gone();
 
-        Slot::of(sock).take_back(isn);
-        Some(f(counted?, KBox::into_inner(offer).path))
+        FriendField::of(sock).take_back(isn);
+        Some(f(counted?, KBox::into_inner(proposal).path))
     })?
 }
 
-/// Offers can be made for as long as this lives.
+/// The owner of the table: proposals can be made for as long as this value lives.
 pub(crate) struct Registration(Pin<KBox<Table>>);
 
 impl Registration {
-    /// Lets offers be made. May sleep.
+    /// Allocates the table, so that proposals can be made. May sleep.
     pub(crate) fn new() -> Result<Self> {
-        // SAFETY: The module is being loaded, which is once; no hook, no sysctl and no notifier is
-        // there yet.
-        unsafe { crossings::init() };
+        // SAFETY: This function runs once, while the module is loaded. No hook, no sysctl and no
+        // notifier is registered yet, so no other function of `crossing` has been called.
+        unsafe { crossing::init() };
         let table = KBox::pin_init(
             pin_init::pin_init_array_from_fn(|_| new_spinlock!(Chain::default(), "tcp_friends")),
             GFP_KERNEL,
@@ -310,7 +311,8 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // All hooks are gone, and what they left was taken back before.
+        // No hook is registered any more, and the proposals that hooks had made were withdrawn
+        // before.
         TABLE.xchg(null_mut(), Full);
         let _ = &self.0;
     }

@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The reader fetches what its friend could not move: the hook in `__tcp_cleanup_rbuf()`, and
-//! that in `tcp_release_cb()` for whoever lets go of a socket that was found owned.
+//! Lets a reader fetch what its friend could not move: the hook in `__tcp_cleanup_rbuf()`, and the
+//! hook in `tcp_release_cb()` for an owner that releases a socket which the friend found owned.
 //!
 //! # Locks
 //!
-//! The caller has the reader. The sender's spinlock is taken here, as in
-//! [`transmit`](crate::transmit) the peer's. If a task owns the sender, nothing
-//! of it may be touched: its flag is set, and it transmits when it lets go.
+//! The caller has exclusive access to the reader. This file takes the sender's spinlock by the
+//! rules by which [`xmit`](crate::datapath::xmit) takes the peer's: an owner waits for it, and a
+//! caller that holds a spinlock only tries it. If a task owns the sender, no field of the sender
+//! may be touched: the sender's flag is set, and its owner transmits when it releases the sender.
 
 use crate::{
-    abstractions::{
+    datapath::transfer::{
+        pull,
+        Moved,
+        Stop, //
+    },
+    net::{
         smp_mb_after_atomic,
         Caller,
         Held,
-        Member,
         Rcu,
         Read,
         SlockGuard,
@@ -22,42 +27,42 @@ use crate::{
         Spinlocked,
         Tcp, //
     },
-    fence,
-    moving::{
-        fetch,
-        Moved,
-        Stop, //
+    pair::{
+        eligible,
+        window,
+        Member, //
     },
     stats::{
         Counter,
-        Wire, //
+        Fallback, //
     },
-    window,
 };
 
-/// How often the spinlock of a friend is tried: for some microseconds.
+/// The number of times that the spinlock of a friend is tried, which takes some microseconds.
 const TRIES: u32 = 256;
 
-/// Data was read from `sock` (hook).
+/// Fetches what the friend of `sock` has waiting, after data was read from `sock` (hook).
 #[inline]
 pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
     let Some(member) = Member::of(sock, rcu) else {
         return Read::Tcp;
     };
     let mut p = caller.tcp();
-    // What was read was taken off the account atomically; see the races of `transmit`.
+    // The read data was uncharged atomically. The barrier orders that before the check of the
+    // waiting flag; see the races in `xmit.rs`.
     smp_mb_after_atomic();
-    if !member.peer_half().waits() {
-        // The sender looks at our memory by itself. Only a window that is shut is opened, which it
-        // would know of otherwise (invariant 3).
+    if !member.peer_end().is_waiting() {
+        // A sender that does not wait checks the receive buffer itself. Only a zero window has to
+        // be opened here, since the wire would have reported that to the sender (invariant 3).
         if window::offered(&p) == 0 {
             open(&mut p, caller, &member);
         }
         return Read::Done;
     }
-    if !fence::has_room(sock) {
-        // There is more to read, and we shall be asked again. A sender that is on the wire needs
-        // what TCP tells it meanwhile; one that found us full has shut the window.
+    if !eligible::has_room(sock) {
+        // More data is left to read, so this hook runs again. A sender that took the wire needs
+        // TCP's window updates meanwhile; a sender that found the receiver full has shut the
+        // window.
         return if p.rcv_wnd() == 0 {
             Read::Done
         } else {
@@ -65,38 +70,39 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
         };
     }
     let fetched = match caller {
-        Caller::Task(mut own) => from_peer(&mut p, own.lock_peer(member.peer()), &member),
-        Caller::Softirq(mut own) => match own.try_lock_peer(member.peer()) {
-            Some(guard) => from_peer(&mut p, guard, &member),
+        Caller::Owner(mut own) => pull_locked(&mut p, own.lock_peer(member.peer()), &member),
+        Caller::Spinlocked(mut own) => match own.try_lock_peer(member.peer()) {
+            Some(guard) => pull_locked(&mut p, guard, &member),
             None => return Read::Tcp,
         },
     };
     match fetched {
-        // On the wire ACKs tell it of the window.
-        Some(Stop::Wire(_)) => tell(&mut p),
+        // A sender on the wire learns the window from ACKs.
+        Some(Stop::Fallback(_)) => window_update(&mut p),
         Some(_) => Read::Done,
         None => Read::Tcp,
     }
 }
 
-/// Opens the window of the reader `p` on both sides, if the sender is not owned: what was moved
-/// has used it up. The sender's spinlock is taken as the caller may.
+/// Opens the window of the reader `p` on both sides, unless a task owns the sender: moved data has
+/// used up the window. Takes the sender's spinlock in the way that `caller` permits.
 #[cold]
 #[inline(never)]
 fn open(p: &mut Tcp<'_>, caller: Caller<'_>, member: &Member<'_>) {
     match caller {
-        Caller::Task(mut own) => renew(p, own.lock_peer(member.peer()), member),
-        Caller::Softirq(mut own) => {
+        Caller::Owner(mut own) => renew_locked(p, own.lock_peer(member.peer()), member),
+        Caller::Spinlocked(mut own) => {
             if let Some(guard) = own.try_lock_peer(member.peer()) {
-                renew(p, guard, member);
+                renew_locked(p, guard, member);
             }
         }
     }
 }
 
-/// With the sender's spinlock held, which is given back on return. Relies on invariant 2, which is
-/// looked for.
-fn renew(p: &mut Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) {
+/// Opens the window of the reader `p` on both sides with the sender's spinlock held, and releases
+/// that spinlock on return. Does nothing if a task owns the sender. Relies on invariant 2, which
+/// [`window::is_known`] checks.
+fn renew_locked(p: &mut Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) {
     if let Held::Free(spinlocked) = guard.held() {
         let mut s = spinlocked.tcp();
 
@@ -106,24 +112,26 @@ fn renew(p: &mut Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) {
     }
 }
 
-/// `sock`, whose friend has found it owned, is let go by its owner, who has its spinlock (hook).
+/// Moves what waits between `sock` and its friend when the owner of `sock` releases it, after the
+/// friend has found `sock` owned (hook). The owner holds the spinlock of `sock`.
 ///
-/// Tries the friend's spinlock for a while. Both owners often let go at the same moment, since each
-/// has found the other's socket owned: then each has what the other tries, and the second end
-/// leaves the work to the first.
+/// Tries the friend's spinlock up to [`TRIES`] times. Both owners often release their sockets at
+/// the same moment, since each has found the other's socket owned. Then each owner holds the
+/// spinlock that the other one tries, and the owner of the second end leaves the work to the owner
+/// of the first end.
 ///
-/// Relies on no invariant, and keeps all.
+/// Relies on no invariant, and keeps all of them.
 pub(crate) fn released(sock: &Sock, mut locked: Spinlocked<'_>, rcu: Rcu<'_>) -> Read {
     let Some(member) = Member::of(sock, rcu) else {
         return Read::Tcp;
     };
     let mut p = locked.tcp();
-    // Whether the first end's owner is to do the work of both.
-    let is_left_to_peer = || !member.is_first() && member.peer_half().is_releasing();
+    // Returns whether the owner of the first end does the work of both owners.
+    let is_left_to_peer = || !member.is_side_a() && member.peer_end().is_releasing();
 
-    member.half().set_releasing(true);
+    member.end().set_releasing(true);
     let guard = locked.keep_trying_peer(member.peer(), TRIES, is_left_to_peer);
-    member.half().set_releasing(false);
+    member.end().set_releasing(false);
     let Some(guard) = guard else {
         if is_left_to_peer() {
             return Read::Done;
@@ -131,41 +139,45 @@ pub(crate) fn released(sock: &Sock, mut locked: Spinlocked<'_>, rcu: Rcu<'_>) ->
         member.namespace().count(Counter::Nudged, 1);
         return Read::Ack;
     };
-    match from_peer(&mut p, guard, &member) {
+    match pull_locked(&mut p, guard, &member) {
         None => Read::Tcp,
         Some(_) => Read::Done,
     }
 }
 
-/// Lets the sender's bytes go where they can, with its spinlock held, which is given back on
-/// return; the caller has the reader `p`, whose view `member` is. Others may wait for this
-/// socket besides the task that reads it now, so they are woken. And since whoever has both moves
-/// both ways, what the reader has left itself goes the other way.
+/// Moves the sender's bytes with the sender's spinlock held, and releases that spinlock on return.
+/// The caller has exclusive access to the reader `p`, and `member` is the view of `p`. Wakes the
+/// readers of `p`, since other tasks than the one that reads now may wait for data. Data that waits
+/// in the write queue of `p` is moved to the sender, since the caller has exclusive access to both
+/// sockets.
 ///
-/// Returns why no more was moved; nothing if they are friends no more.
+/// Returns why no more was moved, or `None` if the sockets are no longer friends.
 ///
-/// Relies on invariants 1 and 2, which the fences establish; keeps 3.
-fn from_peer(p: &mut Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) -> Option<Stop> {
+/// Relies on invariants 1 and 2, which [`eligible::sender`] and [`eligible::receiver`] establish.
+/// Keeps invariant 3.
+fn pull_locked(p: &mut Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) -> Option<Stop> {
     if !member.peer_still_paired() {
         return None;
     }
     let moved = match guard.held() {
         Held::Busy(mut busy) => {
-            busy.look_when_released();
-            Moved::none(Stop::Busy)
+            busy.defer_to_release();
+            Moved::none(Stop::OwnedByUser)
         }
         Held::Free(spinlocked) => {
             let mut s = spinlocked.tcp();
             let moved = if s.send_head().is_some() {
-                fetch(&mut s, p, &member.turned())
+                pull(&mut s, p, &member.peer_view())
             } else if s.packets_out() != 0 {
-                // It has gone by the wire.
-                Moved::none(Stop::Wire(Wire::InFlight))
+                // The wire has taken the data.
+                Moved::none(Stop::Fallback(Fallback::InFlight))
             } else {
-                member.peer_half().set_waits(false);
+                member.peer_end().set_waiting(false);
                 Moved::none(Stop::Empty)
             };
-            if member.half().waits() && p.send_head().is_some() && fetch(p, &mut s, member).wakes()
+            if member.end().is_waiting()
+                && p.send_head().is_some()
+                && pull(p, &mut s, member).wakes()
             {
                 s.data_ready(member.rcu());
             }
@@ -179,8 +191,9 @@ fn from_peer(p: &mut Tcp<'_>, mut guard: SlockGuard<'_>, member: &Member<'_>) ->
     Some(moved.stop)
 }
 
-/// The sender, on the wire, hears of room by ACKs.
-fn tell(p: &mut Tcp<'_>) -> Read {
+/// Opens a window that TCP would not open again by itself. Returns [`Read::Ack`] if the window was
+/// opened, since a sender on the wire learns of room from ACKs.
+fn window_update(p: &mut Tcp<'_>) -> Read {
     if window::reopen(p) {
         Read::Ack
     } else {

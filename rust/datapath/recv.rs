@@ -1,45 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The fast lane of a reader: what is in the receive queue goes to its memory without the
-//! socket being owned. The hook in `tcp_recvmsg()`.
+//! The fast lane of a reader, which is the hook in `tcp_recvmsg()`: data goes from the receive
+//! queue to the program's memory without the reader owning the socket.
 //!
-//! A reader that owns its socket makes its friend wait until it lets go. One that only
-//! holds the spinlock makes it wait for as long as the copy takes. So large reads, of
-//! `TCP_FRIENDS_LARGE` bytes, are TCP's own, and all others come here. A reader that finds
-//! nothing waits without either (C side).
+//! A reader that owns its socket makes its friend wait until the reader releases the socket. A
+//! reader that only holds the spinlock makes its friend wait for as long as the copy takes. So
+//! reads of `TCP_FRIENDS_LARGE` bytes or more are left to TCP, and all others come here. A reader
+//! that finds the receive queue empty waits without owning the socket and without the spinlock (in
+//! `tcp_friends_wait()` on the C side).
 //!
-//! It reads a whole call or nothing: what one call returns is contiguous, whoever else reads.
-//! And only what is plain: no mark, no time stamp. Everything else is for
-//! `tcp_recvmsg_locked()`, also the end of the stream.
+//! The fast lane takes a whole call or nothing, so that the bytes which one call returns are
+//! contiguous, whichever other tasks read. It reads plain data only, without an urgent mark and
+//! without a time stamp. All other data, and the end of the stream, are left to
+//! `tcp_recvmsg_locked()`.
 //!
 //! # Locks
 //!
-//! The reader's spinlock. After a read TCP is asked whether the other end must be
-//! told, and so [`read`](crate::read), as in softirq: it only tries the sender's.
+//! The fast lane takes the reader's spinlock. After a read, TCP or [`pull::read`] checks whether
+//! the friend must be notified. With the reader's spinlock held, [`pull::read`] only tries the
+//! sender's spinlock, as in softirq.
 
 use crate::{
-    abstractions::{
-        keep,
+    datapath::{
+        pull,
+        transfer::CLOCK_MIN_LEN, //
+    },
+    net::{
+        skb_cache,
         smp_mb_after_atomic,
         Caller,
         Destination,
         Held,
-        Member,
         Process,
         Rcu,
         Read,
         Sock,
         Tcp, //
     },
-    moving::MEASURED,
-    read, window,
+    pair::{
+        window,
+        Member, //
+    },
 };
 
-/// Reads from `sock` into `to` what a call for `len` bytes returns (hook). Returns how many
-/// bytes; 0 if TCP must do it.
+/// Reads from `sock` into `to` what a call for `len` bytes returns (hook). Returns the number of
+/// bytes read, or 0 if TCP must read.
 ///
-/// Relies on invariant 1: what is in the receive queue is in sequence. Takes the reader's
-/// spinlock, and gives it back.
+/// Relies on invariant 1: the data in the receive queue is in sequence. Takes and releases the
+/// reader's spinlock.
 #[inline]
 pub(crate) fn recv(
     sock: &Sock,
@@ -55,7 +63,7 @@ pub(crate) fn recv(
     let Held::Free(locked) = guard.held() else {
         return 0;
     };
-    let caller = Caller::Softirq(locked);
+    let caller = Caller::Spinlocked(locked);
     let mut p = caller.tcp();
     if !p.reads_plainly() {
         return 0;
@@ -68,22 +76,24 @@ pub(crate) fn recv(
         return 0;
     }
 
-    // It looks at the clock that is read for larger ones alone.
-    if copied >= MEASURED as usize {
+    // `rcv_space_adjust()` uses the clock, which is read for larger skbs only.
+    if copied >= CLOCK_MIN_LEN as usize {
         p.rcv_space_adjust();
     }
-    // What was read was taken off the account atomically; see the races of `transmit`.
+    // The read data was uncharged atomically. The barrier orders that before the check of the
+    // waiting flag; see the races in `xmit.rs`.
     smp_mb_after_atomic();
-    if member.peer_half().waits() {
-        tell(caller, copied, rcu);
+    if member.peer_end().is_waiting() {
+        notify_peer(caller, copied, rcu);
     } else if p.ack_scheduled() || window::offered(&p) == 0 {
         p.cleanup_rbuf(copied);
     }
     copied
 }
 
-/// Reads what the call returns if the first skb of the queue has it all, as it mostly does; 0
-/// if a page of the caller's is not there.
+/// Reads what the call returns if the first skb of the queue holds all of it, as the first skb
+/// mostly does, and returns `None` otherwise. Reads 0 bytes if a page of the program's memory is
+/// not present.
 #[inline(always)]
 fn read_first(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> Option<usize> {
     let seq = p.copied_seq();
@@ -99,14 +109,14 @@ fn read_first(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> Option<u
         return Some(0);
     }
     if now == left {
-        keep(head.eat());
+        skb_cache::put(head.unlink());
     }
-    // TRUNCATE: An skb has so many.
+    // TRUNCATE: `now` is at most the length of an skb.
     p.set_copied_seq(seq.wrapping_add(now as u32));
     Some(now)
 }
 
-/// Reads what the call returns, from however many skbs.
+/// Reads what the call returns from any number of skbs.
 #[inline(never)]
 fn read_some(mut p: Tcp<'_>, mut to: Destination<'_>, len: usize) -> usize {
     let copied = copy(&mut p, &mut to, len);
@@ -115,8 +125,9 @@ fn read_some(mut p: Tcp<'_>, mut to: Destination<'_>, len: usize) -> usize {
     copied
 }
 
-/// Copies `len` bytes, or all that there are, which stay in the queue. Nothing if a page of the
-/// caller's is not there, or TCP must read something of it.
+/// Copies `len` bytes, or all bytes of the queue if there are fewer; the bytes stay in the queue.
+/// Copies nothing if a page of the program's memory is not present, or if TCP must read some of the
+/// data.
 fn copy(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> usize {
     let mut seq = p.copied_seq();
     let mut copied = 0;
@@ -127,14 +138,14 @@ fn copy(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> usize {
         let left = skb.len().saturating_sub(offset);
         let now = left.min(len.saturating_sub(copied));
 
-        if now == 0 && !skb.is_end() || !skb.is_readable() || skb.copy(to, offset, now).is_err() {
-            to.give_back(copied);
+        if now == 0 && !skb.has_fin() || !skb.is_readable() || skb.copy(to, offset, now).is_err() {
+            to.revert(copied);
             return 0;
         }
         copied = copied.saturating_add(now);
-        // TRUNCATE: An skb has so many.
+        // TRUNCATE: `now` is at most the length of an skb.
         seq = seq.wrapping_add(now as u32);
-        if copied == len || skb.is_end() {
+        if copied == len || skb.has_fin() {
             break;
         }
         at = skb.next();
@@ -142,7 +153,7 @@ fn copy(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> usize {
     copied
 }
 
-/// Takes so many bytes out of the queue, which has them.
+/// Removes `bytes` bytes from the receive queue, which holds at least as many.
 fn eat(p: &mut Tcp<'_>, bytes: usize) {
     let mut rest = bytes;
 
@@ -156,26 +167,26 @@ fn eat(p: &mut Tcp<'_>, bytes: usize) {
             .saturating_sub(seq.wrapping_sub(head.segment().seq) as usize);
         let now = left.min(rest);
 
-        // The end of the stream is for TCP to pass.
-        if now == left && !head.is_end() {
-            keep(head.eat());
+        // TCP must process the end of the stream.
+        if now == left && !head.has_fin() {
+            skb_cache::put(head.unlink());
         } else if now == 0 {
             return;
         }
         rest = rest.saturating_sub(now);
-        // TRUNCATE: An skb has so many.
+        // TRUNCATE: `now` is at most the length of an skb.
         p.set_copied_seq(seq.wrapping_add(now as u32));
     }
 }
 
-/// The other end waits: it is helped, or hears of the room. TCP itself would ask us only when
-/// little is left of the window.
+/// Moves the data of a peer that waits, or reports the room to the peer. TCP itself would call the
+/// hook only when little is left of the window.
 #[cold]
 #[inline(never)]
-fn tell(caller: Caller<'_>, copied: usize, rcu: Rcu<'_>) {
+fn notify_peer(caller: Caller<'_>, copied: usize, rcu: Rcu<'_>) {
     let mut p = caller.tcp();
 
-    match read::read(p.sock(), caller, rcu) {
+    match pull::read(p.sock(), caller, rcu) {
         Read::Done => (),
         Read::Tcp => p.cleanup_rbuf(copied),
         Read::Ack => p.send_ack(),

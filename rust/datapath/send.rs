@@ -1,34 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The fast lane of a writer: bytes go from its memory into the reader's receive
-//! queue, and never stand in the write queue. The hook in `tcp_sendmsg()`.
+//! The fast lane of a writer, which is the hook in `tcp_sendmsg()`: bytes go from the program's
+//! memory into the peer's receive queue, and never enter the write queue.
 //!
-//! It takes a whole call or nothing: for TCP owns the socket for all of a write, so that no
-//! other task's bytes get in between. And it takes only what is plain: nothing queued before
-//! it, no cork, room at the peer, nobody who owns either socket. Everything else is for
-//! `tcp_sendmsg_locked()` and [`transmit`](crate::transmit).
+//! The fast lane takes a whole call or nothing, because TCP owns the socket for the whole of a
+//! write, so that no other task's bytes get in between. It takes plain writes only: nothing is
+//! queued before the bytes, the socket is not corked, the peer has room, and no task owns either
+//! socket. All other writes are left to `tcp_sendmsg_locked()` and [`xmit`](crate::datapath::xmit).
 //!
 //! # Locks
 //!
-//! The peer's spinlock is waited for, then the sender's own one is tried: a sender
-//! holds nothing when it waits. So two that send to each other at the same moment
-//! may both find the other's lock taken, and both leave it to TCP. Both locks
-//! are held while the bytes are copied, fewer than [`LARGE`]; where a page of the
-//! caller's is not there nothing is written. Large writes are copied without a lock:
-//! [`bulk_send`].
+//! The writer waits for the peer's spinlock, and then tries the sender's spinlock, so it holds no
+//! spinlock while it waits. Two sockets that send to each other at the same moment may each find
+//! the other's spinlock taken, and then both writes are left to TCP. Both spinlocks are held while
+//! the bytes, fewer than [`LARGE`], are copied; if a page of the program's memory is not present,
+//! nothing is written. Large writes are copied without a spinlock: [`send_large`].
 //!
 //! # Races
 //!
-//! As in [`transmit`](crate::transmit). Either socket may have been closed, reused
-//! or paired anew before its lock was taken, so with both held it is asked whether
-//! they still are a pair.
+//! The fast lane has the races of [`xmit`](crate::datapath::xmit). Either socket may also have been
+//! closed, reused or paired anew before its spinlock was taken, so the fast lane checks with both
+//! spinlocks held that the sockets are still a pair.
 
 use crate::{
-    abstractions::{
-        keep,
-        take,
+    datapath::{
+        send_large::{
+            self,
+            LARGE, //
+        },
+        transfer::{
+            written_and_moved,
+            Moved,
+            Stop,
+            CLOCK_MIN_LEN, //
+        },
+    },
+    net::{
+        segments_of,
+        skb_cache,
         Held,
-        Member,
         Process,
         Rcu,
         Size,
@@ -36,29 +46,22 @@ use crate::{
         Source,
         Tcp, //
     },
-    bulk_send::{
-        self,
-        LARGE, //
+    pair::{
+        eligible,
+        tally,
+        window,
+        Member, //
     },
-    fence,
-    moving::{
-        segments_of,
-        written_and_moved,
-        Moved,
-        Stop,
-        MEASURED, //
-    },
-    stats, window,
 };
 
-/// The last skb of the receiver's queue is filled up if it has room for all that
-/// is written, or for so many bytes.
+/// The last skb of the receive queue is filled up if it has room for the whole write, or for this
+/// many bytes.
 const WORTH_FILLING: usize = 4096;
 
-/// Writes all of `from` (hook), and returns how many bytes that were; 0 if TCP must write them.
+/// Writes all of `from` (hook). Returns the number of bytes written, or 0 if TCP must write them.
 ///
-/// Relies on invariants 1 and 2, which the fences establish, and restores 1 and
-/// 3. Takes both spinlocks, and gives them back.
+/// Relies on invariants 1 and 2, which [`eligible::may_bypass_write_queue`] establishes, and restores invariants
+/// 1 and 3. Takes and releases both spinlocks.
 #[inline]
 pub(crate) fn send(
     sock: &Sock,
@@ -71,7 +74,7 @@ pub(crate) fn send(
     };
     let peer = member.peer();
     if from.len() >= LARGE {
-        return bulk_send::send(sock, from, member, process);
+        return send_large::send(sock, from, member, process);
     }
 
     let mut peer_guard = process.lock(peer);
@@ -88,20 +91,20 @@ pub(crate) fn send(
     };
     let mut s = locked.tcp();
 
-    if !may_pass(sock, &s, &p, &member)
-        || !(fence::has_room(peer) || member.peer_half().growth().grow(&mut p))
+    if !eligible::may_bypass_write_queue(sock, &s, &p, &member)
+        || !(eligible::has_room(peer) || member.peer_end().growth().grow(&mut p))
     {
         return 0;
     }
 
     let want = from.len();
-    if want >= MEASURED as usize {
+    if want >= CLOCK_MIN_LEN as usize {
         p.refresh_mstamp();
     }
     let Some(moved) = deliver(&mut from, want, s.write_seq(), s.mss_cache(), &mut p) else {
         return 0;
     };
-    stats::moved(sock, &member, &moved);
+    tally::moved(sock, &member, moved.bytes, moved.skbs);
     written_and_moved(&mut s, &moved);
     window::follow(&mut s, &mut p);
     drop(guard);
@@ -111,24 +114,11 @@ pub(crate) fn send(
     want
 }
 
-/// Whether bytes that are written now may go past the write queue. The caller has exclusive
-/// access to both sockets.
+/// Appends `want` bytes, which start at sequence number `seq`, to the receive queue of `p`: all of
+/// them, or none if there is no memory or a page of the program's memory is not present.
 ///
-/// Establishes invariant 2.
-#[inline(always)]
-pub(crate) fn may_pass(sock: &Sock, s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> bool {
-    member.still_paired(sock)
-        && member.peer_still_paired()
-        && member.nobody_waits()
-        && fence::is_clear(s, p, member)
-        && member.half().question().is_quiet()
-}
-
-/// Puts `want` bytes, which start at `seq`, behind what the receiver has: all, or none if there
-/// is no memory or a page of the caller's is not there.
-///
-/// The caller has the receiver to itself. Its `rcv_nxt` moves past the bytes; the
-/// sender's numbers are left to the caller.
+/// The caller has exclusive access to the receiver `p`, whose `rcv_nxt` advances past the bytes.
+/// The sender's sequence numbers are left to the caller.
 #[inline(always)]
 fn deliver(
     from: &mut Source<'_>,
@@ -138,7 +128,7 @@ fn deliver(
     p: &mut Tcp<'_>,
 ) -> Option<Moved> {
     let mut size = Size::linear(want);
-    // Of these, how many the last skb takes.
+    // The number of these bytes that the last skb takes.
     let mut first = 0;
 
     if let Some(mut tail) = p.receive_tail() {
@@ -153,14 +143,14 @@ fn deliver(
                 return Some(moved(want, segments, 0));
             }
         }
-        // The reader is behind: more will come.
+        // The reader is behind, so more bytes will come.
         size = Size::Large;
     }
     deliver_new(from, want, first, size, seq, mss, p)
 }
 
-/// The part of [`deliver`] that needs an skb of that size, where `first` bytes have been copied
-/// behind the last one already. Fewer than [`LARGE`] are left, so that one skb takes them.
+/// Does the part of [`deliver`] that needs a new skb of `size`, after `first` bytes have been
+/// copied behind the last skb. Fewer than [`LARGE`] bytes are left, so one skb takes them.
 #[inline(always)]
 fn deliver_new(
     from: &mut Source<'_>,
@@ -172,14 +162,14 @@ fn deliver_new(
     p: &mut Tcp<'_>,
 ) -> Option<Moved> {
     let rest = want.saturating_sub(first);
-    let Some(mut skb) = take(size) else {
-        from.give_back(first);
+    let Some(mut skb) = skb_cache::get(size) else {
+        from.revert(first);
         return None;
     };
 
     if !p.rmem_schedule_new(skb.truesize()) || skb.fill(from, rest).is_err() {
-        keep(skb);
-        from.give_back(first);
+        skb_cache::put(skb);
+        from.revert(first);
         return None;
     }
     let mut segments = 0;
@@ -187,16 +177,17 @@ fn deliver_new(
         segments = segments_of(first as u32, mss);
         p.receive_tail()?.append(first, segments).ok()?;
     }
-    skb.number(seq.wrapping_add(first as u32));
+    skb.set_seq(seq.wrapping_add(first as u32));
     segments = segments.wrapping_add(skb.set_segments(mss));
-    p.receive_made(skb).ok()?;
+    p.receive_reusable(skb).ok()?;
     Some(moved(want, segments, 1))
 }
 
-/// TRUNCATE: Fewer than [`LARGE`].
+/// Returns the result of a write that has moved `bytes` bytes, which are fewer than [`LARGE`].
 #[inline(always)]
 fn moved(bytes: usize, segments: u32, skbs: u32) -> Moved {
     Moved {
+        // TRUNCATE: `bytes` is less than `LARGE`.
         bytes: bytes as u32,
         skbs,
         segments,

@@ -1,34 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The fast lane of large writes: the bytes are copied into skbs while no spinlock is
-//! held, and only to queue these the two sockets are locked. So a writer and a reader on two
-//! processors copy at the same time.
+//! The fast lane of large writes: the bytes are copied into skbs while no spinlock is held, and the
+//! two sockets are locked only to queue these skbs. So a writer and a reader on two processors copy
+//! at the same time.
 //!
-//! A call of [`AT_ONCE`] bytes at most for which there is room goes without owning the socket, as
-//! a whole or not at all ([`send`]). All others own it for the whole call, as TCP does, and come
-//! here in `tcp_sendmsg_locked()` as often as there is room ([`send_owned`]); what is left is
-//! TCP's. What was copied and may not go after all is given back to the program's iterator.
+//! A call of at most [`AT_ONCE`] bytes for which the peer has room is written without owning the
+//! socket, as a whole or not at all ([`send`]). All other calls own the socket for the whole call,
+//! as TCP does. For these calls, `tcp_sendmsg_locked()` calls [`send_owned`] as often as the peer
+//! has room, and TCP writes what is left. Bytes that were copied and could not be queued are given
+//! back to the program's iterator.
 //!
 //! # Locks
 //!
-//! The peer's spinlock is waited for; the sender's own one is tried then, unless it is owned.
+//! The writer waits for the peer's spinlock, and then tries the sender's spinlock unless it owns
+//! the sender.
 //!
 //! # Races
 //!
-//! Those of [`fast_send`](crate::fast_send). Two tasks that write to one socket at the same
-//! moment copy at the same moment; which of them is first is decided by who has the locks first,
-//! and the bytes get their numbers then.
+//! This file has the races of [`send`](crate::datapath::send). Two tasks that write to one socket
+//! at the same moment also copy at the same moment. The task that takes the spinlocks first comes
+//! first in the stream, since the bytes get their sequence numbers with the spinlocks held.
 
 use kernel::warn_on;
 
 use crate::{
-    abstractions::{
-        keep,
-        relieve,
-        take,
+    datapath::transfer::{
+        written_and_moved,
+        Moved,
+        Stop, //
+    },
+    net::{
+        skb_cache,
         Held,
-        Lied,
-        Member,
+        OutOfSequence,
         Owned,
         Process,
         Rcu,
@@ -39,28 +43,25 @@ use crate::{
         Source,
         Tcp, //
     },
-    fast_send::may_pass,
-    fence,
-    moving::{
-        written_and_moved,
-        Moved,
-        Stop, //
+    pair::{
+        eligible,
+        tally,
+        window,
+        Member, //
     },
-    stats, window,
 };
 
-/// From so many bytes on a write is large. Below, most fill up an skb that is there
-/// already, and a copy with bottom halves off is short.
+/// The size, in bytes, from which a write is large. Most smaller writes fill up an existing skb,
+/// and their copy with bottom halves off is short.
 pub(crate) const LARGE: usize = kernel::bindings::TCP_FRIENDS_LARGE as usize;
 
-/// So many bytes are copied at once, in one RCU critical section, at most.
+/// The most bytes that are copied in one RCU read-side critical section.
 const AT_ONCE: usize = kernel::bindings::TCP_FRIENDS_AT_ONCE as usize;
 
-/// The most skbs that hold [`AT_ONCE`] bytes: one of [`Size::Paged`], then less than makes another
-/// one, in two linear skbs.
+/// The number of skbs that hold [`AT_ONCE`] bytes, at most.
 const SKBS: usize = 3;
 
-/// Filled skbs, in order, that are in no queue.
+/// Filled skbs, in the order of the stream, that are in no queue.
 struct Batch {
     skbs: [Option<Skb>; SKBS],
     bytes: usize,
@@ -68,7 +69,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// An empty one.
+    /// Creates an empty batch.
     const fn new() -> Self {
         Self {
             skbs: [const { None }; SKBS],
@@ -77,7 +78,8 @@ impl Batch {
         }
     }
 
-    /// Copies at most `want` bytes: as many as there is memory for and pages are there.
+    /// Copies at most `want` bytes: fewer if there is no memory, or if a page of the program's
+    /// memory is not present.
     #[inline(always)]
     fn fill(&mut self, from: &mut Source<'_>, want: usize) {
         for slot in &mut self.skbs {
@@ -86,7 +88,7 @@ impl Batch {
                 break;
             }
             let size = Size::of(left);
-            let Some(mut skb) = take(size) else {
+            let Some(mut skb) = skb_cache::get(size) else {
                 break;
             };
             let bytes = left.min(size.room());
@@ -96,7 +98,7 @@ impl Batch {
                 skb.fill(from, bytes)
             };
             if filled.is_err() {
-                keep(skb);
+                skb_cache::put(skb);
                 break;
             }
             self.bytes = self.bytes.saturating_add(bytes);
@@ -105,11 +107,11 @@ impl Batch {
         }
     }
 
-    /// Queues all, behind what the receiver has, or none. The caller has exclusive access to
-    /// both sockets.
+    /// Appends all skbs to the receive queue of `p`, or none of them. Returns the number of bytes
+    /// queued. The caller has exclusive access to both sockets.
     ///
-    /// Relies on invariants 1 and 2, which the fences establish, and restores 1 and 3. The
-    /// receiver is not woken.
+    /// Relies on invariants 1 and 2, which [`eligible::may_bypass_write_queue`] establishes, and restores
+    /// invariants 1 and 3. The readers of `p` are not woken.
     #[inline(always)]
     fn commit(
         &mut self,
@@ -119,7 +121,7 @@ impl Batch {
         member: &Member<'_>,
     ) -> usize {
         if self.bytes == 0
-            || !may_pass(sock, s, p, member)
+            || !eligible::may_bypass_write_queue(sock, s, p, member)
             || room_for(p.sock(), self.bytes) < self.bytes
             || !p.rmem_schedule_new(self.truesize)
         {
@@ -133,11 +135,11 @@ impl Batch {
             let Some(mut skb) = slot.take() else {
                 break;
             };
-            let len = skb.number(seq);
+            let len = skb.set_seq(seq);
             let segments = skb.set_segments(mss);
 
             seq = seq.wrapping_add(len);
-            if let Err(Lied) = p.receive_made(skb) {
+            if let Err(OutOfSequence) = p.receive_reusable(skb) {
                 break;
             }
             moved.add(&Moved {
@@ -147,52 +149,57 @@ impl Batch {
                 stop: Stop::Empty,
             });
         }
-        stats::moved(sock, member, &moved);
+        tally::moved(sock, member, moved.bytes, moved.skbs);
         written_and_moved(s, &moved);
         window::follow(s, p);
         moved.bytes as usize
     }
 
-    /// What was not queued is given back to the program, and its skbs are kept for the next.
+    /// Gives the bytes that were not queued back to the program's iterator, and keeps their skbs
+    /// for later writes.
     #[inline(always)]
-    fn give_back(&mut self, from: &mut Source<'_>, moved: usize) {
+    fn revert(&mut self, from: &mut Source<'_>, moved: usize) {
         if moved != self.bytes {
-            self.give_back_rest(from, moved);
+            self.revert_rest(from, moved);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn give_back_rest(&mut self, from: &mut Source<'_>, moved: usize) {
-        self.skbs.iter_mut().filter_map(Option::take).for_each(keep);
-        from.give_back(self.bytes.saturating_sub(moved));
-        relieve();
+    fn revert_rest(&mut self, from: &mut Source<'_>, moved: usize) {
+        self.skbs
+            .iter_mut()
+            .filter_map(Option::take)
+            .for_each(skb_cache::put);
+        from.revert(self.bytes.saturating_sub(moved));
+        skb_cache::shrink();
     }
 }
 
-/// How many of `want` bytes, [`AT_ONCE`] at most, the receiver has room for: one skb more than
-/// fills its buffer, as for all that it receives ([`fence::has_room`](crate::fence::has_room)). A guess without its lock.
+/// Returns how many of `want` bytes, but at most [`AT_ONCE`], the receiver has room for. The
+/// receiver takes one skb more than fills its buffer, as for all data that it receives
+/// ([`eligible::has_room`]). Without the receiver's lock the result is a guess.
 #[inline(always)]
 fn room_for(peer: &Sock, want: usize) -> usize {
     let room = Size::Paged.room();
 
-    if !fence::has_room(peer) {
+    if !eligible::has_room(peer) {
         return 0;
     }
     if want <= room {
         return want;
     }
     let free = peer.receive_buffer().saturating_sub(peer.receive_memory());
-    // An skb of that many bytes takes hardly more memory than that.
+    // A paged skb takes hardly more memory than it has room.
     let skbs = (free.max(0).unsigned_abs() as usize / (room + room / 8)).saturating_add(1);
 
     want.min(skbs.saturating_mul(room)).min(AT_ONCE)
 }
 
-/// Writes all of `from`, which has [`LARGE`] at least and [`AT_ONCE`] at most, and returns how
-/// many bytes that were; 0 if TCP must write them.
+/// Writes all of `from`, which has at least [`LARGE`] and at most [`AT_ONCE`] bytes. Returns the
+/// number of bytes written, or 0 if TCP must write them.
 ///
-/// Takes both spinlocks, and gives them back.
+/// Takes and releases both spinlocks.
 pub(crate) fn send(
     sock: &Sock,
     mut from: Source<'_>,
@@ -202,7 +209,7 @@ pub(crate) fn send(
     let want = from.len();
     let peer = member.peer();
 
-    // What is sure to be refused is not copied first.
+    // Bytes that are sure to be refused must not be copied first.
     if sock.seems_to_queue()
         || peer.seems_owned()
         || !member.nobody_waits()
@@ -213,10 +220,10 @@ pub(crate) fn send(
     write(sock, &mut from, want, &member, Writer::Task(process))
 }
 
-/// Writes some bytes of `from` to `sock`, which its caller owns (hook). Returns how many; 0 if
-/// TCP must write what is left.
+/// Writes some bytes of `from` to `sock`, which the caller owns (hook). Returns the number of bytes
+/// written, or 0 if TCP must write what is left.
 ///
-/// Takes the peer's spinlock, and gives it back.
+/// Takes and releases the peer's spinlock.
 pub(crate) fn send_owned(
     sock: &Sock,
     mut from: Source<'_>,
@@ -229,14 +236,14 @@ pub(crate) fn send_owned(
     let peer = member.peer();
     let want = room_for(peer, from.len());
 
-    // What is sure to be refused is not copied first.
+    // Bytes that are sure to be refused must not be copied first.
     if owned.tcp().write_queue() != 0 || peer.seems_owned() || !member.nobody_waits() || want == 0 {
         return 0;
     }
     write(sock, &mut from, want, &member, Writer::Owner(owned))
 }
 
-/// Who writes.
+/// The context that writes.
 enum Writer<'a> {
     /// A task that has not locked the socket: its call is all or nothing.
     Task(Process<'a>),
@@ -244,9 +251,10 @@ enum Writer<'a> {
     Owner(Owned<'a>),
 }
 
-/// Writes `want` bytes, or as many as there is memory for if the owner does. Returns how many.
+/// Writes `want` bytes, or fewer if the socket's owner writes and there is no memory for all of
+/// them. Returns the number of bytes written.
 ///
-/// Takes the spinlocks that the caller has not, and gives them back.
+/// Takes and releases the peer's spinlock, and also the sender's unless the caller owns the sender.
 #[inline(never)]
 fn write(
     sock: &Sock,
@@ -264,9 +272,9 @@ fn write(
     } else {
         0
     };
-    batch.give_back(from, moved);
-    // What was not queued has been kept for other writes, so that every place is empty, and to
-    // drop them would only look at each.
+    batch.revert(from, moved);
+    // Every slot of the batch is empty, since skbs that were not queued have been kept for other
+    // writes. Dropping the batch would only check each slot.
     if cfg!(CONFIG_RUST_DEBUG_ASSERTIONS) {
         warn_on!(batch.skbs.iter().any(Option::is_some));
     }
@@ -274,7 +282,7 @@ fn write(
     moved
 }
 
-/// Takes the spinlocks, queues, and wakes the reader.
+/// Takes the spinlocks, queues the batch, and wakes the reader. Returns the number of bytes queued.
 #[inline(always)]
 fn queue(sock: &Sock, batch: &mut Batch, member: &Member<'_>, mut writer: Writer<'_>) -> usize {
     let owned = match &writer {

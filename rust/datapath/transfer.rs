@@ -1,77 +1,80 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The move itself: skbs leave the head of one socket's write queue and join the other's
-//! receive queue.
+//! Performs the move itself: skbs leave the head of one socket's write queue and join the other
+//! socket's receive queue.
 //!
-//! Whoever calls has exclusive access to both sockets: it owns them or holds their spinlocks
-//! while no task owns them. No lock is taken here.
+//! The caller has exclusive access to both sockets: it owns each socket, or holds the socket's
+//! spinlock while no task owns it. No lock is taken here.
 //!
-//! Nobody is woken here either: a wake-up may run what reads the socket at once, and must find
-//! both in a state that is complete. The callers wake when they have settled everything.
+//! Readers are not woken here either: a wake-up may run a reader of the socket at once, and the
+//! reader must find both sockets in a complete state. The callers wake the readers when both
+//! sockets are complete.
 
 use crate::{
-    abstractions::{
+    net::{
+        nagle::{
+            allowed,
+            Allowed, //
+        },
         tcp_jiffies32,
-        Lied,
-        Member,
+        OutOfSequence,
         Tcp, //
     },
-    fence::{
-        self,
-        Fence, //
+    pair::{
+        eligible::{
+            self,
+            Eligibility, //
+        },
+        revalidate::Ask,
+        tally,
+        window,
+        Member,
+        Pushing, //
     },
-    half::Pushing,
-    hold::{
-        may_go,
-        Go, //
-    },
-    revalidate::Ask,
     stats::{
-        self,
         Counter,
-        Wire, //
+        Fallback, //
     },
-    window,
 };
 
 /// `ICSK_TIME_PROBE0`: the zero-window probe timer, which also ends a cork.
 const PROBE0: u8 = kernel::bindings::ICSK_TIME_PROBE0 as u8;
 
-/// An skb of fewer bytes does not make the receiver read the clock. It does so
-/// to see how fast its buffer is read, to let the buffer grow
-/// (`tcp_rcv_space_adjust()`); for small skbs the clock would cost more than the
-/// rest of the move.
-pub(crate) const MEASURED: u32 = 4096;
+/// The size, in bytes, of the smallest skb for which the receiver reads the clock. The clock shows
+/// how fast the receive buffer is read, so that the buffer can grow (`tcp_rcv_space_adjust()`). For
+/// smaller skbs the clock would cost more than the rest of the move.
+pub(crate) const CLOCK_MIN_LEN: u32 = 4096;
 
-/// Why no more was moved.
+/// The reason why no more was moved.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// The write queue is empty.
     Empty,
-    /// What is left is held back by cork, or is still being filled.
+    /// Cork holds back what is left, or the writer is still filling it.
     Held,
     /// The receiver is full.
     Full,
-    /// A task owns the receiver, and looks for us when it lets go.
-    Busy,
-    /// What is next must take the wire.
-    Wire(Wire),
+    /// A task owns the other socket, or the sender's owner has a backlog to process. The task looks
+    /// for data to move when it releases its socket.
+    OwnedByUser,
+    /// The next data must take the wire.
+    Fallback(Fallback),
 }
 
-/// What was moved.
+/// The result of a move.
 pub(crate) struct Moved {
     /// Bytes of payload.
     pub(crate) bytes: u32,
     /// Skbs.
     pub(crate) skbs: u32,
-    /// Segments that the wire would have made of them.
+    /// Segments that the wire would have made of these bytes.
     pub(crate) segments: u32,
-    /// Why it ended.
+    /// Why the move ended.
     pub(crate) stop: Stop,
 }
 
 impl Moved {
-    /// Nothing was.
+    /// Returns the result of a move that has moved nothing, for the reason `stop`.
     pub(crate) const fn none(stop: Stop) -> Self {
         Self {
             bytes: 0,
@@ -81,7 +84,7 @@ impl Moved {
         }
     }
 
-    /// And more, after it.
+    /// Adds the result of a later move, whose reason to stop counts.
     pub(crate) fn add(&mut self, more: &Moved) {
         self.bytes = self.bytes.wrapping_add(more.bytes);
         self.skbs = self.skbs.wrapping_add(more.skbs);
@@ -89,138 +92,146 @@ impl Moved {
         self.stop = more.stop;
     }
 
-    /// Whether the receiver has to be woken.
+    /// Returns whether the readers of the receiver have to be woken.
     pub(crate) fn wakes(&self) -> bool {
         self.skbs != 0 || self.stop == Stop::Full
     }
 }
 
-/// Moves from `s` to `p` whatever may go, where `fenced` is the answer of [`fence::sender`] and
-/// `member` the sender's view of the pair.
+/// Moves all data that may be moved from `s` to `p`. `eligible` is the result of
+/// [`eligible::sender`], and `member` is the sender's view of the pair.
 ///
-/// `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`. The caller has exclusive access to both.
+/// `mss` is in bytes, and `nonagle` holds `TCP_NAGLE_*` bits. The caller has exclusive access to
+/// both sockets.
 ///
-/// Relies on invariants 1 and 2, which the fences establish; keeps 3: where the wire is taken,
-/// the sender knows the largest window that the receiver can offer, if that can be.
-pub(crate) fn between(
+/// Relies on invariants 1 and 2, which [`eligible::sender`] and [`eligible::receiver`] establish.
+/// Keeps invariant 3: a sender that takes the wire knows the largest window that the receiver can
+/// offer, if possible.
+pub(crate) fn transfer(
     s: &mut Tcp<'_>,
     p: &mut Tcp<'_>,
     member: &Member<'_>,
     mss: u32,
     nonagle: u32,
-    fenced: Fence,
+    eligible: Eligibility,
 ) -> Moved {
-    let moved = match fenced
-        .and_then(|()| fence::receiver(s, p, member))
+    let moved = match eligible
+        .and_then(|()| eligible::receiver(s, p, member))
         .and_then(|()| ask(s, p, member, mss, nonagle))
     {
         Ok(None) => {
             let mut moved = move_all(s, p, mss, nonagle);
-            while moved.stop == Stop::Full && member.peer_half().growth().grow(p) {
+            while moved.stop == Stop::Full && member.peer_end().growth().grow(p) {
                 moved.add(&move_all(s, p, mss, nonagle));
             }
             moved
         }
         Ok(Some(stop)) => Moved::none(stop),
-        Err(why) => Moved::none(Stop::Wire(why)),
+        Err(why) => Moved::none(Stop::Fallback(why)),
     };
     match moved.stop {
         Stop::Full => {
-            // Nobody reads now: whoever does so later takes the receiver's lock first, and sees
-            // that we wait.
-            member.half().set_waits(true);
+            // No task reads now. A task that reads later takes the receiver's lock first, and then
+            // sees that the sender waits.
+            member.end().set_waiting(true);
             window::shut(s, p);
-            // It grows with the congestion window otherwise, which friends do not open.
+            // The send buffer otherwise grows with the congestion window, which friends do not
+            // open.
             s.grow_send_buffer(p.sock().receive_buffer());
             member.namespace().count(Counter::Full, 1);
         }
-        Stop::Wire(why) => {
-            if why != Wire::PeerState && window::is_known(s, p) {
+        Stop::Fallback(why) => {
+            if why != Fallback::PeerState && window::is_known(s, p) {
                 window::renew(s, p);
             }
-            // It will echo the time stamp of what came by the wire last, long ago perhaps: that
-            // is no sample of a round trip.
+            // The sender's next segment echoes the time stamp of the last segment that it received
+            // by the wire, perhaps long ago. The receiver must not take that echo for a sample of
+            // the round trip.
             p.set_rcv_rtt_last_tsecr(s.ts_recent());
         }
-        Stop::Empty | Stop::Held | Stop::Busy => (),
+        Stop::Empty | Stop::Held | Stop::OwnedByUser => (),
     }
     if moved.skbs != 0 {
-        stats::moved(s.sock(), member, &moved);
+        tally::moved(s.sock(), member, moved.bytes, moved.skbs);
     }
     moved
 }
 
-/// From time to time something has to be looked at, and the wire to be asked. Says why nothing
-/// may be moved now, if that is so. Context and invariants as for [`between`].
+/// Updates, from time to time, what TCP otherwise learns from ACKs and routes, and revalidates the
+/// connection by asking the wire.
+///
+/// Returns `Ok(None)` if data may be moved now, and otherwise why nothing may be moved. The caller
+/// has exclusive access to both sockets. Like [`transfer`], relies on invariants 1 and 2, and keeps
+/// invariant 3.
 fn ask(
     s: &mut Tcp<'_>,
     p: &mut Tcp<'_>,
     member: &Member<'_>,
     mss: u32,
     nonagle: u32,
-) -> Result<Option<Stop>, Wire> {
+) -> Result<Option<Stop>, Fallback> {
     let question = member.question();
 
-    if member.half().question().is_quiet() {
+    if member.end().question().is_not_due() {
         return Ok(None);
     }
-    member.half().look(s);
-    if !question.is_due(member.namespace()) {
+    member.end().refresh(s);
+    if !question.is_due() {
         return Ok(None);
     }
-    // The wire needs a window.
+    // The wire needs the largest window that the receiver can offer.
     window::renew(s, p);
-    match question.ask(s, member.namespace(), mss, nonagle) {
-        Ask::Wire => Err(Wire::Revalidate),
-        // What the wire would not transmit now is not moved past it.
+    match question.ask(s, mss, nonagle) {
+        Ask::Wire => Err(Fallback::Revalidate),
+        // Data that the wire would not transmit now must not be moved past the wire.
         Ask::Window => Ok(Some(Stop::Full)),
         Ask::Nothing | Ask::Data => Ok(None),
     }
 }
 
-/// Moves what `s` has left in its write queue, on behalf of whoever has found that it waits;
-/// `member` is its view of the pair. What has to take the wire is transmitted, and what has to
-/// wait gets the probe timer.
+/// Moves what the sender `s` has left in its write queue, on behalf of a caller that has found the
+/// sender waiting; `member` is the sender's view of the pair. Transmits data that must take the
+/// wire, and arms the probe timer for data that has to wait.
 ///
-/// The caller has exclusive access to both. It relies on the same invariants as [`between`], and
-/// keeps the same. The receiver is not woken.
-pub(crate) fn fetch(s: &mut Tcp<'_>, p: &mut Tcp<'_>, member: &Member<'_>) -> Moved {
+/// The caller has exclusive access to both sockets. Like [`transfer`], relies on invariants 1 and
+/// 2, and keeps invariant 3. The readers of `p` are not woken.
+pub(crate) fn pull(s: &mut Tcp<'_>, p: &mut Tcp<'_>, member: &Member<'_>) -> Moved {
     let (mss, nonagle) = (s.mss_cache(), s.nonagle());
-    let fenced = fence::sender(s, member);
-    let moved = between(s, p, member, mss, nonagle, fenced);
+    let eligible = eligible::sender(s, member);
+    let moved = transfer(s, p, member, mss, nonagle, eligible);
 
     if moved.skbs != 0 {
         member.peer_namespace().count(Counter::Pulled, 1);
     }
     let answer = match moved.stop {
-        Stop::Empty | Stop::Busy => Pushing::Not,
+        Stop::Empty | Stop::OwnedByUser => Pushing::Not,
         Stop::Held | Stop::Full => Pushing::Waits,
-        Stop::Wire(why) => {
-            stats::fell(s.sock(), member, why);
-            member.half().takes_wire(s);
+        Stop::Fallback(why) => {
+            tally::fell_back(s.sock(), member, why);
+            member.end().note_fallback(s);
             Pushing::ToWire
         }
     };
     member
-        .half()
-        .set_waits(answer != Pushing::Not && moved.stop != Stop::Held);
+        .end()
+        .set_waiting(answer != Pushing::Not && moved.stop != Stop::Held);
     settle(s, &moved);
     if answer != Pushing::Not {
-        member.half().push(s, answer);
+        member.end().push(s, answer);
     }
     moved
 }
 
-/// No more skbs are moved with both spinlocks held, and no more bytes copied for that: what is left
-/// takes the wire.
-const AT_ONCE: u32 = 256;
-const COPIED_AT_ONCE: u32 = 128 * 1024;
+/// The most skbs that are moved with both spinlocks held; what is left takes the wire.
+const MAX_SKBS: u32 = 256;
+/// Once this many bytes have been copied with both spinlocks held, what is left takes the wire.
+const MAX_COPIED: u32 = 128 * 1024;
 
-/// Moves skbs until something stops it.
+/// Moves skbs until a reason to [`Stop`] occurs.
 ///
-/// Relies on invariants 1 and 2, and restores 1: between two skbs nobody else
-/// sees either socket, so the sender's numbers are written once at the end.
-/// Restores 3 by [`window::follow`].
+/// Relies on invariants 1 and 2, and restores invariant 1: no other context sees either socket
+/// between two skbs, so the sender's sequence numbers are written once, at the end. Restores
+/// invariant 3 by [`window::follow`].
 fn move_all(s: &mut Tcp<'_>, p: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Moved {
     let mut moved = Moved::none(Stop::Empty);
     let mut copied = 0u32;
@@ -230,46 +241,46 @@ fn move_all(s: &mut Tcp<'_>, p: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Moved {
             break Stop::Empty;
         };
         if head.len() == 0 && head.segment().len() == 0 {
-            // Its writer waits for memory, or for a page of its buffer.
+            // The writer of this skb waits for memory, or for a page of its buffer.
             break Stop::Held;
         }
-        match fence::skb(&head) {
+        match eligible::skb(&head) {
             Ok(()) => (),
-            // The FIN takes the wire, but not what stands before it.
-            Err(_) if fence::is_data_and_fin(&head) && head.cut(head.len(), mss) => continue,
-            Err(why) => break Stop::Wire(why),
+            // The FIN takes the wire, but the data before the FIN is moved.
+            Err(_) if eligible::is_data_and_fin(&head) && head.split(head.len(), mss) => continue,
+            Err(why) => break Stop::Fallback(why),
         }
-        match may_go(head.len(), mss, head.is_last(), nonagle) {
-            Go::All => (),
-            Go::Nothing => break Stop::Held,
-            Go::Some(len) => {
-                if !head.cut(len, mss) {
-                    break Stop::Wire(Wire::Memory);
+        match allowed(head.len(), mss, head.is_last(), nonagle) {
+            Allowed::All => (),
+            Allowed::Nothing => break Stop::Held,
+            Allowed::Bytes(len) => {
+                if !head.split(len, mss) {
+                    break Stop::Fallback(Fallback::Memory);
                 }
             }
         }
-        if !fence::has_room(p.sock()) {
+        if !eligible::has_room(p.sock()) {
             break Stop::Full;
         }
-        if moved.skbs == AT_ONCE || copied >= COPIED_AT_ONCE {
-            break Stop::Wire(Wire::Contended);
+        if moved.skbs == MAX_SKBS || copied >= MAX_COPIED {
+            break Stop::Fallback(Fallback::Contended);
         }
         if head.is_zerocopy() {
             copied = copied.wrapping_add(head.len());
-            if !head.own_pages() {
-                break Stop::Wire(Wire::Memory);
+            if !head.copy_user_pages() {
+                break Stop::Fallback(Fallback::Memory);
             }
         }
         let len = head.segment().len();
-        if len >= MEASURED {
+        if len >= CLOCK_MIN_LEN {
             p.refresh_mstamp();
         }
         let Ok(mut skb) = head.take_for(p) else {
-            break Stop::Wire(Wire::Memory);
+            break Stop::Fallback(Fallback::Memory);
         };
         let segments = skb.set_segments(mss);
-        if let Err(Lied) = p.receive(skb) {
-            break Stop::Wire(Wire::Sequence);
+        if let Err(OutOfSequence) = p.receive(skb) {
+            break Stop::Fallback(Fallback::Sequence);
         }
         moved.bytes = moved.bytes.wrapping_add(len);
         moved.skbs = moved.skbs.wrapping_add(1);
@@ -283,21 +294,8 @@ fn move_all(s: &mut Tcp<'_>, p: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Moved {
     moved
 }
 
-/// For how many segments of at most `mss` bytes `len` bytes stand.
-#[inline]
-pub(crate) fn segments_of(len: u32, mss: u32) -> u32 {
-    // Mostly it is one, and a division is dear.
-    if len <= mss {
-        1
-    } else {
-        len.saturating_add(mss.saturating_sub(1))
-            .checked_div(mss)
-            .unwrap_or(1)
-    }
-}
-
-/// The sender's sequence numbers, as if what was moved had been sent and
-/// acknowledged (invariant 1), and what TCP_INFO tells of it.
+/// Advances the sender's sequence numbers as if the moved bytes had been sent and acknowledged
+/// (invariant 1), and updates what TCP_INFO shows.
 #[inline(always)]
 fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
     let now = tcp_jiffies32();
@@ -305,7 +303,7 @@ fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
 
     s.set_snd_nxt(nxt);
     s.set_snd_una(nxt);
-    // Else the difference would look like urgent data: tcp_urg_mode().
+    // A difference to `snd_una` would look like urgent data (`tcp_urg_mode()`).
     s.set_snd_up(nxt);
     s.set_bytes_sent(s.bytes_sent().wrapping_add(moved.bytes.into()));
     s.set_bytes_acked(s.bytes_acked().wrapping_add(moved.bytes.into()));
@@ -315,38 +313,41 @@ fn sent_and_acknowledged(s: &mut Tcp<'_>, moved: &Moved) {
     if s.lsndtime() != now {
         another_jiffy(s.reborrow());
     }
-    // Else each skb would look like the first after a long pause, and cost the congestion window.
+    // Otherwise each skb would look like the first one after a long pause, which costs congestion
+    // window.
     s.set_lsndtime(now);
-    // A reply: once there are enough, TCP delays ACKs (tcp_event_data_sent()).
+    // This is a reply. After enough replies, TCP delays ACKs (`tcp_event_data_sent()`).
     if now.wrapping_sub(s.lrcvtime()) < s.ato() {
         s.inc_pingpong();
     }
-    // The peer lives: keepalive may wait.
+    // The peer is alive, so the keepalive probe may wait.
     s.set_rcv_tstamp(now);
 }
 
-/// Something is sent for the first time in this jiffy. What is moved is acknowledged at once, so
-/// that a sender is busy in those jiffies in which it moves something.
+/// Counts this jiffy as busy, since data is sent for the first time in it. Moved data is
+/// acknowledged at once, so a sender is busy in those jiffies in which it moves data.
 #[cold]
 #[inline(never)]
 fn another_jiffy(mut s: Tcp<'_>) {
-    // Else its clock runs already.
+    // If one of the sender's clocks (`TCP_CHRONO_*`) runs already, that clock counts the jiffy.
     if s.chrono_type() == 0 {
         s.add_busy_jiffy();
     }
 }
 
-/// What a program has just written was moved at once: the sender's numbers, without
-/// its window. The caller has the sender to itself.
+/// Advances the sender's sequence numbers for bytes that a program has just written and that were
+/// moved at once. The sender's window is left to the caller. The caller has exclusive access to the
+/// sender.
 #[inline(always)]
 pub(crate) fn written_and_moved(s: &mut Tcp<'_>, moved: &Moved) {
-    s.wrote(moved.bytes);
+    s.advance_write_seq(moved.bytes);
     sent_and_acknowledged(s, moved);
     probe_answered(s);
 }
 
-/// After a move, with no lock of the receiver needed: who waits for room to send
-/// is woken. The caller has the sender to itself.
+/// Completes a move on the sender's side: updates what TCP_INFO shows, and wakes tasks that wait
+/// for room to send. The receiver's lock is not needed. The caller has exclusive access to the
+/// sender.
 pub(crate) fn settle(s: &mut Tcp<'_>, moved: &Moved) {
     if moved.stop == Stop::Full {
         s.chrono_start_rwnd_limited();
@@ -355,16 +356,16 @@ pub(crate) fn settle(s: &mut Tcp<'_>, moved: &Moved) {
         return;
     }
     match moved.stop {
-        Stop::Full | Stop::Busy => (),
+        Stop::Full | Stop::OwnedByUser => (),
         Stop::Empty => s.chrono_stop_busy(),
-        Stop::Held | Stop::Wire(_) => s.chrono_stop_rwnd_limited(),
+        Stop::Held | Stop::Fallback(_) => s.chrono_stop_rwnd_limited(),
     }
     probe_answered(s);
     s.check_space();
 }
 
-/// A probe timer was armed for what has gone now. What is held back next gets
-/// its full time. The caller has the sender to itself.
+/// Cancels a probe timer that was armed for data that has been moved now, so that data which is
+/// held back next gets the timer's full time. The caller has exclusive access to the sender.
 #[inline(always)]
 fn probe_answered(s: &mut Tcp<'_>) {
     if s.icsk_pending() == PROBE0 {

@@ -1,74 +1,78 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The sender moves what it has: the hook at the top of `tcp_write_xmit()`.
+//! Moves the contents of a sender's write queue: the hook at the top of `tcp_write_xmit()`.
 //!
 //! # Locks
 //!
-//! The caller has the sender, by ownership or by its spinlock. The peer's
-//! spinlock is taken here: waited for by an owner, tried by who holds a
-//! spinlock already. It is held while skbs are moved and readers are woken.
+//! The caller owns the sender or holds its spinlock. This file takes the peer's spinlock: a caller
+//! that owns the sender waits for it, and a caller that holds a spinlock already only tries it. The
+//! peer's spinlock is held while skbs are moved and readers are woken.
 //!
 //! # Races
 //!
-//! - *A task owns the peer.* Then nothing is moved. The bytes stay in the write queue, where
-//!   they are charged, and a flag makes the peer's owner look for them when it lets go
-//!   ([`read::released`](crate::read::released)). The flag is set and looked at with the
-//!   peer's spinlock held, and the owner gives up with the same spinlock held in which it has
-//!   looked, so that it is not missed. Where the owner then finds us owned it sets our flag in
-//!   turn: so whoever lets go last moves. It only tries our spinlock, for a while. If that fails
-//!   it sends an ACK, which makes us transmit, and if that should be lost there is the probe timer.
-//! - *The peer closes.* Its state is looked at under its spinlock.
-//! - *The peer is parted from us, reused, paired anew.* Asked under its
-//!   spinlock; see [`Member::peer_still_paired`].
-//! - *The peer reads while we find it full.* It is full under its spinlock, and we say that we
-//!   wait before that is given back. It takes its spinlock, or owns itself, to read, and looks
-//!   whether we wait afterwards.
-//! - *An ACK of ours is overtaken by what we move*, on its way through the loopback
-//!   device: the peer drops it as old. If it is for data, that is seen by the peer's `snd_una`
-//!   ([`fence`]), and then the wire carries both.
-//! - *A segment of the peer's lags behind*, in our backlog or on its way, while we move bytes
-//!   past it: it acknowledges less than we know. TCP drops what lags by more than the largest
-//!   window (RFC 5961, section 5.2). So an owner with a backlog works that off first, when it lets
-//!   go, and nobody gets further ahead than a window of data on its way ([`fence::receiver`]).
+//! - *A task owns the peer.* Then nothing is moved. The bytes stay in the write queue, where they
+//!   are charged, and a flag makes the peer's owner look for them when it releases the peer
+//!   ([`pull::released`](crate::datapath::pull::released)). The flag is set and read with the
+//!   peer's spinlock held, and the owner gives up its ownership before it drops the spinlock with
+//!   which it read the flag, so the flag is not missed. If the peer's owner then finds the sender
+//!   owned, it sets the sender's flag in turn: the last owner to release its socket moves the
+//!   bytes. The peer's owner only tries the sender's spinlock, for a bounded time. If that fails,
+//!   it sends an ACK, which makes the sender transmit. If the ACK is lost, the sender's probe timer
+//!   fires.
+//! - *The peer closes.* The sender checks the peer's state with the peer's spinlock held.
+//! - *The pair is dissolved, or the peer is reused or paired anew.* The sender checks this with the
+//!   peer's spinlock held; see [`Member::peer_still_paired`].
+//! - *The peer reads while the sender finds it full.* The sender finds the peer full with the
+//!   peer's spinlock held, and sets its own waiting flag before it drops that spinlock. To read, a
+//!   task takes that spinlock or owns the peer, and it checks the sender's waiting flag after the
+//!   read.
+//! - *Moved data overtakes an ACK of the sender* on its way through the loopback device. The peer
+//!   drops that ACK as old. If the ACK is for data, the peer's `snd_una` shows that the ACK is
+//!   still on its way ([`eligible`]), and then the wire carries the sender's data, too.
+//! - *A segment of the peer lags behind*, in the sender's backlog or on its way, while bytes are
+//!   moved past it. Such a segment acknowledges less than the sender's `snd_una`. TCP drops a
+//!   segment that lags by more than the largest window (RFC 5961, section 5.2). So an owner with a
+//!   backlog processes the backlog first, when it releases the socket, and no sender moves more
+//!   than a window past data that the peer has in flight ([`eligible::receiver`]).
 
 use crate::{
-    abstractions::{
+    cross::handshake,
+    datapath::transfer::{
+        pull,
+        settle,
+        transfer,
+        Moved,
+        Stop, //
+    },
+    net::{
+        nagle::{
+            allowed,
+            Allowed, //
+        },
         Caller,
         Held,
-        Member,
         Rcu,
         SlockGuard,
         Sock,
         Tcp,
         Xmit, //
     },
-    crossing,
-    fence::{
-        self,
-        Fence, //
+    pair::{
+        eligible::{
+            self,
+            Eligibility, //
+        },
+        tally,
+        Member,
+        Pushing, //
     },
-    half::Pushing,
-    hold::{
-        may_go,
-        Go, //
-    },
-    moving::{
-        between,
-        fetch,
-        settle,
-        Moved,
-        Stop, //
-    },
-    stats::{
-        self,
-        Wire, //
-    },
+    stats::Fallback, //
 };
 
-/// Transmit from the write queue of `sock` (hook).
+/// Handles a transmission from the write queue of `sock` (hook).
 ///
-/// `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`, `probe` if a segment is wanted
-/// on the wire.
+/// `mss` is in bytes, `nonagle` holds `TCP_NAGLE_*` bits, and `probe` says that the caller wants a
+/// segment on the wire.
 #[inline]
 pub(crate) fn xmit(
     sock: &Sock,
@@ -79,150 +83,163 @@ pub(crate) fn xmit(
     rcu: Rcu<'_>,
 ) -> Xmit {
     let Some(member) = Member::of(sock, rcu) else {
-        crossing::expire(sock);
+        handshake::expire(sock);
         return Xmit::Wire;
     };
-    match member.half().pushing() {
+    match member.end().pushing() {
         Pushing::Not => (),
         Pushing::ToWire => return Xmit::Wire,
         Pushing::Waits => return Xmit::Pending,
     }
     let mut s = caller.tcp();
     let stop = if probe {
-        Stop::Wire(Wire::Probe)
-    } else if member.half().waits() && s.snd_wnd() == 0 && !fence::has_room(member.peer()) {
-        // The reader has not read since, and will see that we wait.
+        Stop::Fallback(Fallback::Probe)
+    } else if member.end().is_waiting() && s.snd_wnd() == 0 && !eligible::has_room(member.peer()) {
+        // The reader has made no room since, and checks the waiting flag after its next read.
         Stop::Full
     } else if is_held_back(&mut s, mss, nonagle) {
         Stop::Held
     } else {
-        go(caller, &member, mss, nonagle).unwrap_or_else(Stop::Wire)
+        lock_peer_and_move(caller, &member, mss, nonagle).unwrap_or_else(Stop::Fallback)
     };
     match stop {
         Stop::Empty => {
-            // The fast lane is open again.
-            if member.half().waits() {
-                member.half().set_waits(false);
+            // The write queue is empty, so the next write may take the fast lane again.
+            if member.end().is_waiting() {
+                member.end().set_waiting(false);
             }
             Xmit::Done
         }
-        Stop::Held | Stop::Full | Stop::Busy => Xmit::Pending,
-        Stop::Wire(why) => {
-            // The wire may find the window too small: the reader shall tell of a larger one.
-            member.half().set_waits(true);
-            member.half().takes_wire(&s);
-            stats::fell(sock, &member, why);
+        Stop::Held | Stop::Full | Stop::OwnedByUser => Xmit::Pending,
+        Stop::Fallback(why) => {
+            // The wire may find the window too small. The flag makes the reader report a larger
+            // one.
+            member.end().set_waiting(true);
+            member.end().note_fallback(&s);
+            tally::fell_back(sock, &member, why);
             Xmit::Wire
         }
     }
 }
 
-/// Whether cork holds back all that there is, so that nobody need be asked: a program
-/// that corks writes more at once. The caller has the sender to itself.
+/// Returns whether cork holds back the whole write queue, so that the peer need not be checked: a
+/// program that corks its socket writes more at once. The caller has exclusive access to the
+/// sender.
 fn is_held_back(s: &mut Tcp<'_>, mss: u32, nonagle: u32) -> bool {
     s.send_head().is_some_and(|head| {
         head.is_last()
-            && fence::skb(&head).is_ok()
-            && may_go(head.len(), mss, true, nonagle) == Go::Nothing
+            && eligible::skb(&head).is_ok()
+            && allowed(head.len(), mss, true, nonagle) == Allowed::Nothing
     })
 }
 
-/// Whether the wire would find the window too small for what is next, be it a FIN, with
-/// nothing in flight whose ACK tells of a larger one. Small skbs are made into one first
-/// (`tcp_grow_skb()`). The caller has the sender to itself.
-fn is_pinched(s: &Tcp<'_>, mss: u32) -> bool {
+/// Returns whether the window is too small for the next segment on the wire, including a FIN, while
+/// nothing is in flight whose ACK would report a larger window. The wire merges small skbs into one
+/// segment first (`tcp_grow_skb()`). The caller has exclusive access to the sender.
+fn lacks_window(s: &Tcp<'_>, mss: u32) -> bool {
     let unsent = s.write_seq().wrapping_sub(s.snd_nxt());
 
     s.packets_out() == 0 && s.snd_una() == s.snd_nxt() && unsent.min(mss) > s.snd_wnd()
 }
 
-/// Takes the peer's lock as the caller may, and moves.
-fn go(caller: Caller<'_>, member: &Member<'_>, mss: u32, nonagle: u32) -> Result<Stop, Wire> {
+/// Takes the peer's spinlock in the way that `caller` permits, and moves data.
+fn lock_peer_and_move(
+    caller: Caller<'_>,
+    member: &Member<'_>,
+    mss: u32,
+    nonagle: u32,
+) -> Result<Stop, Fallback> {
     let (mut owned, mut spinlocked);
-    // Also who may move nothing takes the lock, if the wire needs a window.
-    let fenced;
+    // A sender that must take the wire locks the peer, too, if the wire needs a larger window.
+    let eligible;
     let (mut s, guard) = match caller {
-        Caller::Task(own) => {
+        Caller::Owner(own) => {
             owned = own;
             if owned.has_backlog() {
-                // What waits there must not lag behind by more than a window.
-                owned.look_when_released();
-                member.half().set_waits(true);
-                return Ok(Stop::Busy);
+                // A segment in the backlog must not lag behind by more than a window.
+                owned.defer_to_release();
+                member.end().set_waiting(true);
+                return Ok(Stop::OwnedByUser);
             }
             let mut s = owned.tcp();
-            fenced = fence::sender(&s, member);
-            if let Err(why) = fenced {
-                if !is_pinched(&s, mss) {
+            eligible = eligible::sender(&s, member);
+            if let Err(why) = eligible {
+                if !lacks_window(&s, mss) {
                     return Err(why);
                 }
             } else if s.owes_ack() {
                 let shape = match s.send_head() {
-                    Some(head) if !fence::is_data_and_fin(&head) => fence::skb(&head),
+                    Some(head) if !eligible::is_data_and_fin(&head) => eligible::skb(&head),
                     _ => Ok(()),
                 };
-                // What takes the wire takes the ACK along.
+                // A segment that takes the wire carries the ACK.
                 if let Err(why) = shape {
-                    if !is_pinched(&s, mss) {
+                    if !lacks_window(&s, mss) {
                         return Err(why);
                     }
                 }
-                // What is moved carries none, and Nagle's algorithm would have the peer wait for it
-                // (RFC 9293, section 3.7.4). Bottom halves are on, so the peer has it on return,
-                // before it could be overtaken by what is moved.
+                // Moved data carries no ACK, and Nagle's algorithm would make the peer wait for one
+                // (RFC 9293, section 3.7.4). Bottom halves are on, so the peer has the ACK when
+                // `send_ack()` returns, before moved data could overtake the ACK.
                 s.send_ack();
             }
             (s, owned.lock_peer(member.peer()))
         }
-        Caller::Softirq(own) => {
+        Caller::Spinlocked(own) => {
             spinlocked = own;
             let s = spinlocked.tcp();
-            fenced = fence::sender(&s, member);
-            if let Err(why) = fenced {
-                if !is_pinched(&s, mss) {
+            eligible = eligible::sender(&s, member);
+            if let Err(why) = eligible {
+                if !lacks_window(&s, mss) {
                     return Err(why);
                 }
             } else if s.owes_ack() {
-                // An ACK sent here would be overtaken by what is moved, and be out of the window.
-                return Err(Wire::Ack);
+                // Moved data would overtake an ACK sent here, and the ACK would be out of the
+                // window.
+                return Err(Fallback::Ack);
             }
             let guard = spinlocked.try_lock_peer(member.peer());
-            (s, guard.ok_or(fenced.err().unwrap_or(Wire::Contended))?)
+            (
+                s,
+                guard.ok_or(eligible.err().unwrap_or(Fallback::Contended))?,
+            )
         }
     };
-    let moved = locked(&mut s, guard, member, mss, nonagle, fenced)?;
+    let moved = move_locked(&mut s, guard, member, mss, nonagle, eligible)?;
     settle(&mut s, &moved);
     match moved.stop {
-        Stop::Wire(why) => Err(why),
+        Stop::Fallback(why) => Err(why),
         stop => Ok(stop),
     }
 }
 
-/// Moves with the peer's spinlock held, which is given back on return; nothing if `fenced`
-/// says that the sender must take the wire.
+/// Moves data with the peer's spinlock held, and releases that spinlock on return. Moves nothing if
+/// `eligible` says that the sender must take the wire.
 ///
-/// Relies on invariants 1 and 2, which the fences establish; keeps 3.
-fn locked(
+/// Relies on invariants 1 and 2, which [`eligible::sender`] and [`eligible::receiver`] establish.
+/// Keeps invariant 3.
+fn move_locked(
     s: &mut Tcp<'_>,
     mut guard: SlockGuard<'_>,
     member: &Member<'_>,
     mss: u32,
     nonagle: u32,
-    fenced: Fence,
-) -> Result<Moved, Wire> {
+    eligible: Eligibility,
+) -> Result<Moved, Fallback> {
     if !member.peer_still_paired() {
-        return Err(Wire::Parted);
+        return Err(Fallback::Parted);
     }
     guard.incoming_cpu_update();
     match guard.held() {
         Held::Free(spinlocked) => {
             let mut p = spinlocked.tcp();
-            let moved = between(s, &mut p, member, mss, nonagle, fenced);
-            // Whoever has both moves both ways.
+            let moved = transfer(s, &mut p, member, mss, nonagle, eligible);
+            // The caller has exclusive access to both sockets, so the peer's waiting data is moved,
+            // too.
             let back = member
-                .peer_half()
-                .waits()
-                .then(|| fetch(&mut p, s, &member.turned()));
+                .peer_end()
+                .is_waiting()
+                .then(|| pull(&mut p, s, &member.peer_view()));
 
             if moved.wakes() {
                 p.data_ready(member.rcu());
@@ -233,9 +250,9 @@ fn locked(
             Ok(moved)
         }
         Held::Busy(mut busy) => {
-            busy.look_when_released();
-            member.half().set_waits(true);
-            Ok(Moved::none(Stop::Busy))
+            busy.defer_to_release();
+            member.end().set_waiting(true);
+            Ok(Moved::none(Stop::OwnedByUser))
         }
     }
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The table of established sockets.
+//! Look-ups and walks in TCP's table of established sockets.
+//!
+//! A walk holds the lock of one bucket at a time. TCP takes that lock inside a socket's spinlock,
+//! so a walk may only try to take a socket's spinlock.
 //!
 //! C header: [`include/net/inet_hashtables.h`](srctree/include/net/inet_hashtables.h)
 
@@ -15,27 +18,29 @@ use kernel::{
 };
 
 use super::{
-    may_reschedule,
-    namespace::Net,
-    sock::{
-        Rcu,
-        Sock,
-        Trying, //
+    context::{
+        cond_resched,
+        Rcu, //
     },
+    lock::Trying,
+    netns::Net,
+    sock::Sock, //
 };
 
-/// The socket with the reversed addresses and ports, in the same namespace: the
-/// other end of the connection if that is on this host.
+/// Returns the socket with the reversed addresses and ports in the namespace of `sock`: the other
+/// end of the connection, if that end is on this host.
 ///
-/// Addresses prove nothing by themselves; the caller compares sequence numbers.
+/// Addresses prove nothing by themselves, so the caller compares sequence numbers, too.
 pub(crate) fn find_other_end(sock: &Sock, _rcu: Rcu<'_>) -> Option<ARef<Sock>> {
     let raw = sock.raw();
     let net = sock.net().raw();
-    // A packet of the other end has our addresses the other way round; it comes in on lo.
+    // The look-up takes the addresses of a packet that the other end would receive: the packet's
+    // source is the local address of `sock`, and the packet comes in over the loopback device.
     let dif = bindings::LOOPBACK_IFINDEX as i32;
 
-    // SAFETY: `raw` is a valid, hashed socket, so its addresses do not change. The look-ups want
-    // RCU, which `_rcu` stands for, and return a counted reference or null.
+    // SAFETY: `raw` is a valid, hashed socket, so its addresses do not change. The look-ups must
+    // run in an RCU read-side critical section, which `_rcu` proves, and return a counted reference
+    // or null.
     let found = unsafe {
         let common = addr_of!((*raw).__sk_common);
         let ports = (*common).__bindgen_anon_3.__bindgen_anon_1;
@@ -69,23 +74,26 @@ pub(crate) fn find_other_end(sock: &Sock, _rcu: Rcu<'_>) -> Option<ARef<Sock>> {
     };
     let found = NonNull::new(found)?;
 
-    // SAFETY: We hold a reference, of whatever kind of socket it is.
+    // SAFETY: The look-up returned a reference, so the socket is valid, whatever its kind.
     if !unsafe { bindings::sk_fullsock(found.as_ptr()) } {
-        // SAFETY: As above; this knows all kinds.
+        // SAFETY: This gives back the reference that the look-up returned, and `sock_gen_put()`
+        // handles sockets of all kinds.
         unsafe { bindings::sock_gen_put(found.as_ptr()) };
         return None;
     }
-    // SAFETY: A full socket of TCP's table, and the reference is ours to give.
+    // SAFETY: `found` is a full socket of TCP's table, and this passes on the look-up's reference.
     Some(unsafe { Sock::from_counted(found) })
 }
 
-/// The IPv6 look-up, where the kernel has IPv6.
+/// The IPv6 look-up, if the kernel has IPv6.
 struct V6;
 
 impl V6 {
+    /// Looks up an IPv6 socket.
+    ///
     /// # Safety
     ///
-    /// As `__inet6_lookup_established()`.
+    /// The caller follows the contract of `__inet6_lookup_established()`.
     #[cfg(CONFIG_IPV6)]
     unsafe fn lookup(
         net: *mut bindings::net,
@@ -95,10 +103,15 @@ impl V6 {
         hnum: u16,
         dif: i32,
     ) -> *mut bindings::sock {
-        // SAFETY: By the function's safety requirements.
+        // SAFETY: By the function's safety requirements, the arguments are valid.
         unsafe { bindings::__inet6_lookup_established(net, saddr, sport, daddr, hnum, dif, 0) }
     }
 
+    /// Returns null: a kernel without IPv6 has no such socket.
+    ///
+    /// # Safety
+    ///
+    /// The function has no safety requirements.
     #[cfg(not(CONFIG_IPV6))]
     unsafe fn lookup(
         _net: *mut bindings::net,
@@ -112,19 +125,22 @@ impl V6 {
     }
 }
 
-/// So many sockets are shown with a bucket's lock held. A namespace may have a table of its own
-/// with one bucket (`net.ipv4.tcp_child_ehash_entries`).
+/// The largest number of sockets that are shown while a bucket's lock is held. The number is
+/// bounded because a namespace may have a table of its own with a single bucket
+/// (`net.ipv4.tcp_child_ehash_entries`).
 pub(crate) const AT_ONCE: usize = 64;
 
-/// For so many something is done, which takes less.
+/// The largest number of sockets for which [`for_each_established`] does something while a bucket's
+/// lock is held. Doing so takes less time than showing a socket.
 const DONE_AT_ONCE: usize = 512;
 
-/// Calls `f` for each full socket of the namespace in the table, with the lock of its bucket held
-/// and bottom halves off. TCP takes that lock inside a socket's, which `f` may therefore only try.
-/// May sleep, but not in `f`.
+/// Calls `f` for each full socket of the namespace `net` in the table, with the lock of the
+/// socket's bucket held and bottom halves off. TCP takes that lock inside a socket's spinlock, so
+/// `f` may only try to take a socket's spinlock. May sleep, but `f` must not sleep.
 ///
-/// `f` returns whether there was something to do, which must not be there when it is called again:
-/// a long bucket is gone through several times. Sockets that come or go meanwhile may be missed.
+/// `f` returns whether there was something to do for the socket. A long bucket is walked several
+/// times, so there must be nothing left to do when `f` is called for the socket again. The walk may
+/// miss sockets that come or go meanwhile.
 pub(crate) fn for_each_established(
     net: &Net,
     mut f: impl FnMut(&Sock, &mut Trying<'_>, Rcu<'_>) -> bool,
@@ -141,41 +157,42 @@ pub(crate) fn for_each_established(
         });
 
         next = bucket.saturating_add(is_through.into());
-        may_reschedule();
+        cond_resched();
     }
 }
 
-/// The table that a namespace's sockets are in.
+/// Returns the table that the sockets of `net` are in.
 fn table(net: &Net) -> *mut bindings::inet_hashinfo {
-    // SAFETY: A namespace has a table for as long as it lives.
+    // SAFETY: The namespace is valid, and has a table for as long as it lives.
     unsafe { (*net.raw()).ipv4.tcp_death_row.hashinfo }
 }
 
-/// The first bucket from `from` on that has something in it, of any namespace, or
-/// `None` if there is none up to the last. May sleep.
+/// Returns the first bucket from `from` on that has a socket of any namespace, or `None` if all
+/// buckets up to the last one are empty. May sleep.
 pub(crate) fn filled_bucket(net: &Net, from: u32) -> Option<u32> {
     let hashinfo = table(net);
-    // SAFETY: The table is valid; its size never changes.
+    // SAFETY: The table is valid, and its size never changes.
     let mask = unsafe { (*hashinfo).ehash_mask };
 
     (from..=mask).find(|&bucket| {
         if bucket % 1024 == 0 {
-            may_reschedule();
+            cond_resched();
         }
-        // SAFETY: The bucket is one of the table's. A word that may change under us.
+        // SAFETY: The number of the bucket is not larger than the mask, so the table has the
+        // bucket. Other CPUs may change the word that is read, which is never dereferenced.
         !is_nulls(unsafe {
             addr_of!((*(*hashinfo).ehash.add(bucket as usize)).chain.first).read_volatile()
         })
     })
 }
 
-/// Whether there is a socket at that place of the bucket, of any namespace.
-pub(crate) fn is_filled_to(net: &Net, bucket: u32, place: usize) -> bool {
+/// Returns whether the bucket has a socket of any namespace at `place`.
+pub(crate) fn has_place(net: &Net, bucket: u32, place: usize) -> bool {
     !walk(net, bucket, |at, _, _, _| at < place)
 }
 
-/// Calls `f` for each full socket of the namespace among the [`AT_ONCE`] of that bucket from that
-/// place on, as [`for_each_established`].
+/// Calls `f` for each full socket of the namespace among the [`AT_ONCE`] sockets of the bucket from
+/// the place `from` on. `f` is called with the bucket's lock held and bottom halves off.
 pub(crate) fn in_bucket(net: &Net, bucket: u32, from: usize, mut f: impl FnMut(&Sock, Rcu<'_>)) {
     walk(net, bucket, |at, sock, _, rcu| {
         if let Some(sock) = sock.filter(|_| at >= from) {
@@ -185,9 +202,9 @@ pub(crate) fn in_bucket(net: &Net, bucket: u32, from: usize, mut f: impl FnMut(&
     });
 }
 
-/// Goes through that bucket, with its lock held and bottom halves off, for as long as `f` returns
-/// true. It is given the place of each socket, and the socket if it is a full one of the
-/// namespace. Returns whether it has come to the end.
+/// Walks the bucket, with its lock held and bottom halves off, for as long as `f` returns true. `f`
+/// gets the place of each socket, and the socket itself if it is a full socket of the namespace.
+/// Returns false if `f` ended the walk.
 fn walk(
     net: &Net,
     bucket: u32,
@@ -195,8 +212,9 @@ fn walk(
 ) -> bool {
     let hashinfo = table(net);
     let mut goes_on = true;
-    // SAFETY: The table is valid, and its lock is taken with bottom halves off everywhere. The
-    // number is cut to the table's size, so it is a bucket's.
+    // SAFETY: The table is valid, and its locks are taken with bottom halves off everywhere. The
+    // number of the bucket is cut to the table's size, so the table has the bucket. A socket leaves
+    // the bucket only with the lock held, so all sockets that the walk meets are valid.
     unsafe {
         let bucket = bucket & (*hashinfo).ehash_mask;
         let first = addr_of!((*(*hashinfo).ehash.add(bucket as usize)).chain.first);
@@ -208,7 +226,7 @@ fn walk(
         let mut node = first.read_volatile();
         let mut place = 0usize;
         while goes_on && !is_nulls(node) {
-            // The node is the socket's `skc_nulls_node`.
+            // The node is the field `skc_nulls_node` of the socket.
             let sk = node
                 .byte_sub(core::mem::offset_of!(
                     bindings::sock,
@@ -234,7 +252,7 @@ fn walk(
     goes_on
 }
 
-/// The end of a chain is an odd number in place of a pointer.
+/// Returns whether `node` is the end of a chain, which is an odd number in place of a pointer.
 fn is_nulls(node: *mut bindings::hlist_nulls_node) -> bool {
     node.addr() & 1 != 0
 }

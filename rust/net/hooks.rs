@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where TCP asks us.
+//! The hooks through which TCP calls the module: the trait [`Hooks`], and the C functions that call
+//! an implementation of this trait.
 //!
 //! C header: [`include/net/tcp_friends.h`](srctree/include/net/tcp_friends.h)
 
@@ -16,7 +17,17 @@ use kernel::{
 };
 
 use super::{
+    context::Rcu,
     device::Device,
+    iov::{
+        Destination,
+        Source, //
+    },
+    lock::{
+        Owned,
+        Process,
+        Spinlocked, //
+    },
     mark::{
         Mark,
         Opening,
@@ -24,73 +35,69 @@ use super::{
     },
     skb::{
         self,
-        Arrival,
-        Destination,
-        Source, //
+        Arrival, //
     },
-    sock::{
-        Owned,
-        Process,
-        Rcu,
-        Sock,
-        Spinlocked,
-        Tcp, //
-    },
+    sock::Sock,
+    tcp::Tcp, //
 };
 
-/// How the caller of a hook holds the socket.
+/// How the caller of a hook has locked the socket.
 pub(crate) enum Caller<'a> {
-    /// As its owner, in process context.
-    Task(Owned<'a>),
-    /// By its spinlock, in softirq or at the end of `release_sock()`.
-    Softirq(Spinlocked<'a>),
+    /// The caller owns the socket, in process context.
+    Owner(Owned<'a>),
+    /// The caller holds the socket's spinlock, in softirq or at the end of `release_sock()`.
+    Spinlocked(Spinlocked<'a>),
 }
 
 impl<'a> Caller<'a> {
-    /// The socket's TCP state.
+    /// Returns the socket's TCP state.
     pub(crate) fn tcp(&self) -> Tcp<'a> {
         match self {
-            Caller::Task(own) => own.tcp(),
-            Caller::Softirq(own) => own.tcp(),
+            Caller::Owner(own) => own.tcp(),
+            Caller::Spinlocked(own) => own.tcp(),
         }
     }
 
+    /// Finds out which kind of lock the caller holds.
+    ///
     /// # Safety
     ///
-    /// `sock` is locked by the caller for `'a`, one way or the other.
+    /// The caller has locked `sock` for `'a`, as its owner or by its spinlock.
     unsafe fn new(sock: &'a Sock) -> Self {
-        // With bottom halves off we may hold the spinlock, and never wait for another.
+        // A caller with bottom halves off may hold the spinlock, and must never wait for another
+        // one.
         //
-        // SAFETY: No requirements.
+        // SAFETY: `in_softirq()` has no requirements.
         if unsafe { bindings::in_softirq() } {
-            // SAFETY: The socket is ours. A task that owns it and has bottom halves off for
-            // another reason has its state to itself as well.
-            Caller::Softirq(unsafe { Spinlocked::new(sock) })
+            // SAFETY: By the function's safety requirements, the caller has locked the socket. An
+            // owner that has bottom halves off for another reason has exclusive access to the
+            // socket's state, too.
+            Caller::Spinlocked(unsafe { Spinlocked::new(sock) })
         } else {
-            // SAFETY: A socket is locked with bottom halves on only by its owner.
-            Caller::Task(unsafe { Owned::new(sock) })
+            // SAFETY: With bottom halves on, only the owner of a socket has locked that socket.
+            Caller::Owner(unsafe { Owned::new(sock) })
         }
     }
 }
 
-/// What became of a transmission.
+/// The outcome of a transmission.
 pub(crate) enum Xmit {
-    /// Let TCP transmit what is left.
+    /// TCP must transmit what is left in the write queue.
     Wire,
-    /// Nothing is left, or what is left was never sent by the wire's rules.
+    /// All data that may be sent now has been moved: TCP transmits nothing and arms no probe timer.
     Done,
-    /// Something waits and nothing is in flight, so that TCP arms its probe
-    /// timer.
+    /// Data waits in the write queue and nothing is in flight, so TCP arms its probe timer.
     Pending,
 }
 
-/// Whether the friend of a socket that has been read, or let go, must be told by an ACK.
+/// Whether an ACK must notify the friend of a socket, after data was read from the socket or its
+/// owner has released it.
 pub(crate) enum Read {
-    /// TCP shall judge.
+    /// TCP decides whether the window needs an ACK.
     Tcp,
-    /// The friend needs none.
+    /// The friend needs no ACK.
     Done,
-    /// The friend waits and could not be reached here.
+    /// The friend waits and could not be reached here, so TCP sends an ACK.
     Ack,
 }
 
@@ -104,17 +111,18 @@ impl Read {
     }
 }
 
-/// The module's side of the hooks. All run in an RCU read-side critical section
-/// and must not sleep.
+/// The module's side of the hooks.
+///
+/// All hooks run in an RCU read-side critical section and must not sleep.
 pub(crate) trait Hooks {
-    /// `sock` became established; the segment that did it came as `arrival`, with that
-    /// mark. The caller has locked the socket.
+    /// Handles `sock`, which the caller has locked and a segment has just established. The segment
+    /// came in as `arrival` and had the mark `mark`, if any.
     fn established(sock: &Sock, arrival: Arrival, mark: Option<Mark>, rcu: Rcu<'_>);
 
-    /// Transmit from the write queue of `caller`, which has a friend.
+    /// Transmits from the write queue of `sock`, which `caller` has locked and which has a friend.
     ///
-    /// `mss` is in bytes, `nonagle` of `TCP_NAGLE_*`; `probe` if the caller
-    /// wants a segment on the wire whatever happens.
+    /// `mss` is in bytes, and `nonagle` is of `TCP_NAGLE_*`. `probe` is true if the caller wants a
+    /// segment on the wire in any case.
     fn xmit(
         sock: &Sock,
         caller: Caller<'_>,
@@ -124,26 +132,27 @@ pub(crate) trait Hooks {
         rcu: Rcu<'_>,
     ) -> Xmit;
 
-    /// Data was read from `sock`, which has a friend.
+    /// Handles a read from `sock`, which `caller` has locked and which has a friend.
     fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read;
 
-    /// `sock`, which has a friend that found it owned, is let go by its owner.
+    /// Handles the release of `sock` by its owner. The friend of `sock` has found `sock` owned by
+    /// user meanwhile.
     fn released(sock: &Sock, locked: Spinlocked<'_>, rcu: Rcu<'_>) -> Read;
 
-    /// Write all of `from` to `sock`, which has a friend and is not locked.
+    /// Writes all of `from` to `sock`, which has a friend and is not locked.
     ///
-    /// Returns how many bytes: all, or 0 if TCP must write them.
+    /// Returns the number of bytes written: all of them, or 0 if TCP must write them.
     fn send(sock: &Sock, from: Source<'_>, process: Process<'_>, rcu: Rcu<'_>) -> usize;
 
-    /// Write some bytes of `from` to `sock`, which has a friend and is owned.
+    /// Writes some bytes of `from` to `sock`, which has a friend and is owned by user.
     ///
-    /// Returns how many, 0 if TCP must write what is left.
+    /// Returns the number of bytes written, or 0 if TCP must write what is left.
     fn send_owned(sock: &Sock, from: Source<'_>, owned: Owned<'_>, rcu: Rcu<'_>) -> usize;
 
-    /// Read what a `recv()` of `len` bytes returns from `sock`, which has a friend and is not
+    /// Reads what a `recv()` of `len` bytes returns from `sock`, which has a friend and is not
     /// locked.
     ///
-    /// Returns how many bytes, 0 if TCP must do it.
+    /// Returns the number of bytes read, or 0 if TCP must do the read.
     fn recv(
         sock: &Sock,
         to: Destination<'_>,
@@ -152,54 +161,61 @@ pub(crate) trait Hooks {
         rcu: Rcu<'_>,
     ) -> usize;
 
-    /// `sock`, locked by the caller, is no longer fit for a friend.
-    fn gone(sock: &Sock, rcu: Rcu<'_>);
+    /// Detaches `sock`, which the caller has locked and which may no longer have a friend.
+    fn detach(sock: &Sock, rcu: Rcu<'_>);
 
-    /// A segment with that mark passes a device.
+    /// Handles a segment with the mark `mark` that passes `device`.
     fn hop(mark: Mark, device: Device<'_>);
 
-    /// `sock`, which the caller owns, sends its SYN.
+    /// Handles the SYN that `sock`, which the caller owns, is about to send. The hook may mark
+    /// `syn`.
     fn syn(sock: &Sock, syn: Opening, rcu: Rcu<'_>);
 
-    /// A SYN is answered, the mark of which is `offered`.
+    /// Handles the answer to a SYN with the mark `offered`. The hook may mark `synack`.
     fn synack(request: &Request<'_>, offered: Option<Mark>, synack: Opening);
 }
 
-/// Whether the hooks for marks are to be called. May sleep.
-pub(crate) fn tell_crosses(on: bool) {
-    // SAFETY: In process context, as whoever may sleep is.
+/// Switches the hooks for marks on or off. May sleep.
+pub(crate) fn enable_mark_hooks(on: bool) {
+    // SAFETY: The caller may sleep, so the context is a task's.
     unsafe { bindings::tcp_friends_cross(on) };
 }
 
-/// The C functions for a `T`.
+/// The C functions that call the hooks of a `T`.
 struct Adapter<T>(PhantomData<T>);
 
 impl<T: Hooks> Adapter<T> {
+    /// Calls [`Hooks::established`].
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.established`.
+    /// The caller follows the contract of `tcp_friends_ops.established`.
     unsafe extern "C" fn established(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) {
-        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
+        // SAFETY: The C side passes a full TCP socket that it has locked, and runs in an RCU
+        // read-side critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
-        // SAFETY: The C side passes null or the segment that was received.
+        // SAFETY: The C side passes null, or the segment that was received, which is valid.
         let (arrival, mark) = unsafe { (Arrival::of(skb), Mark::of(skb)) };
         T::established(sock, arrival, mark, rcu);
     }
 
+    /// Calls [`Hooks::xmit`].
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.xmit`.
+    /// The caller follows the contract of `tcp_friends_ops.xmit`.
     unsafe extern "C" fn xmit(
         sk: *mut bindings::sock,
         mss_now: c_uint,
         nonagle: c_int,
         push_one: c_int,
     ) -> c_int {
-        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
+        // SAFETY: The C side passes a full TCP socket that it has locked, and runs in an RCU
+        // read-side critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
         // SAFETY: `tcp_write_xmit()` runs with the socket locked.
         let caller = unsafe { Caller::new(sock) };
-        // push_one is 2 for a tail loss probe.
+        // `push_one` is 2 for a tail loss probe.
         match T::xmit(sock, caller, mss_now, nonagle as u32, push_one == 2, rcu) {
             Xmit::Wire => bindings::TCP_FRIENDS_WIRE as i32,
             Xmit::Done => bindings::TCP_FRIENDS_DONE as i32,
@@ -207,124 +223,155 @@ impl<T: Hooks> Adapter<T> {
         }
     }
 
+    /// Calls [`Hooks::read`].
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.read`.
+    /// The caller follows the contract of `tcp_friends_ops.read`.
     unsafe extern "C" fn read(sk: *mut bindings::sock) -> c_int {
-        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
+        // SAFETY: The C side passes a full TCP socket that it has locked, and runs in an RCU
+        // read-side critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
         // SAFETY: `__tcp_cleanup_rbuf()` runs with the socket locked.
         T::read(sock, unsafe { Caller::new(sock) }, rcu).answer()
     }
 
+    /// Calls [`Hooks::released`].
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.released`.
+    /// The caller follows the contract of `tcp_friends_ops.released`.
     unsafe extern "C" fn released(sk: *mut bindings::sock) -> c_int {
-        // SAFETY: The C side passes a full TCP socket, and holds RCU.
+        // SAFETY: The C side passes a full TCP socket, and runs in an RCU read-side critical
+        // section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
-        // SAFETY: `tcp_release_cb()` runs with the spinlock held, in the owner's context.
+        // SAFETY: `tcp_release_cb()` runs in the owner's context, with the socket's spinlock held.
         T::released(sock, unsafe { Spinlocked::new(sock) }, rcu).answer()
     }
 
+    /// Calls [`Hooks::send_owned`] if the caller owns the socket, else [`Hooks::send`].
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.send`.
+    /// The caller follows the contract of `tcp_friends_ops.send`.
     unsafe extern "C" fn send(
         sk: *mut bindings::sock,
         msg: *mut bindings::msghdr,
         owned: bool,
     ) -> c_int {
-        // SAFETY: The C side passes a full TCP socket that its caller holds, and holds RCU.
+        // SAFETY: The C side passes a full TCP socket that its caller keeps alive, and runs in an
+        // RCU read-side critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
-        // SAFETY: The C side passes the message of a write.
+        // SAFETY: The C side passes the message of a write, whose iterator is a source, and has
+        // exclusive access to the message.
         let from = unsafe { Source::new(msg) };
 
-        // TRUNCATE: No more than TCP_FRIENDS_AT_ONCE.
+        // TRUNCATE: At most TCP_FRIENDS_AT_ONCE bytes are written by one call.
         (if owned {
-            // SAFETY: The C side holds lock_sock() until this returns, with bottom halves on.
+            // SAFETY: The C side holds lock_sock() until this call returns, with bottom halves on.
             T::send_owned(sock, from, unsafe { Owned::new(sock) }, rcu)
         } else {
-            // SAFETY: The C side is about to sleep for the socket's lock, so its context is a
-            // task's.
+            // SAFETY: The C side may take the socket lock next, which sleeps, so the context is a
+            // task's, with bottom halves on and no socket's spinlock held.
             T::send(sock, from, unsafe { Process::new() }, rcu)
         }) as c_int
     }
 
+    /// Calls [`Hooks::recv`].
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.recv`.
+    /// The caller follows the contract of `tcp_friends_ops.recv`.
     unsafe extern "C" fn recv(
         sk: *mut bindings::sock,
         msg: *mut bindings::msghdr,
         len: usize,
     ) -> c_int {
-        // SAFETY: As for `send`.
+        // SAFETY: The C side passes a full TCP socket that its caller keeps alive, and runs in an
+        // RCU read-side critical section. The C side may take the socket lock next, which sleeps,
+        // so the context is a task's, with bottom halves on and no socket's spinlock held.
         let (sock, rcu, process) = unsafe { (Sock::from_raw(sk), Rcu::new(), Process::new()) };
-        // SAFETY: The C side passes the message of a read.
+        // SAFETY: The C side passes the message of a read, whose iterator is a destination, and has
+        // exclusive access to the message.
         let to = unsafe { Destination::new(msg) };
 
-        // TRUNCATE: Fewer than TCP_FRIENDS_LARGE.
+        // TRUNCATE: A call reads fewer than TCP_FRIENDS_LARGE bytes.
         T::recv(sock, to, len, process, rcu) as c_int
     }
 
+    /// Takes back an skb that this module made and TCP has read. Returns whether the skb was taken.
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.spent`.
+    /// The caller follows the contract of `tcp_friends_ops.spent`.
     unsafe extern "C" fn spent(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) -> bool {
         let Some(skb) = NonNull::new(skb) else {
             return false;
         };
         // SAFETY: The C side passes a full TCP socket that it has locked, and an skb that it has
-        // just unlinked, charged to that socket and with our destructor.
-        unsafe { skb::read_by_tcp(Sock::from_raw(sk), skb) };
+        // just unlinked. The skb is charged to that socket and has the destructor of friends' skbs.
+        unsafe { skb::recycle_read(Sock::from_raw(sk), skb) };
         true
     }
 
+    /// Calls [`Hooks::detach`].
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.gone`.
+    /// The caller follows the contract of `tcp_friends_ops.gone`.
     unsafe extern "C" fn gone(sk: *mut bindings::sock) {
-        // SAFETY: The C side passes a full TCP socket that it has locked, and holds RCU.
+        // SAFETY: The C side passes a full TCP socket that it has locked, and runs in an RCU
+        // read-side critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
-        T::gone(sock, rcu);
+        T::detach(sock, rcu);
     }
 
+    /// Calls [`Hooks::hop`].
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.hop`.
+    /// The caller follows the contract of `tcp_friends_ops.hop`.
     unsafe extern "C" fn hop(
         mark: *const bindings::tcp_friends_mark,
         dev: *mut bindings::net_device,
     ) {
-        // SAFETY: The C side passes the mark of a segment, and holds RCU.
+        // SAFETY: The C side passes the mark of a segment, and runs in an RCU read-side critical
+        // section.
         let (mark, rcu) = unsafe { (Mark::from_raw(mark), Rcu::new()) };
 
         if let (Some(mark), Some(dev)) = (mark, NonNull::new(dev)) {
-            // SAFETY: The device passes segments, so it is freed a grace period from now or later.
+            // SAFETY: A segment passes the device, so the device is freed a grace period from now
+            // or later.
             T::hop(mark, unsafe { Device::new(dev, rcu) });
         }
     }
 
+    /// Calls [`Hooks::syn`].
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.syn`.
+    /// The caller follows the contract of `tcp_friends_ops.syn`.
     unsafe extern "C" fn syn(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) {
-        // SAFETY: The C side passes a full TCP socket that it owns, and holds RCU.
+        // SAFETY: The C side passes a full TCP socket that it owns, and runs in an RCU read-side
+        // critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
-        // SAFETY: And its SYN, before it is sent.
+        // SAFETY: The C side passes the socket's SYN before the SYN is sent, so the C side has
+        // exclusive access to it.
         T::syn(sock, unsafe { Opening::new(skb) }, rcu);
     }
 
+    /// Calls [`Hooks::synack`].
+    ///
     /// # Safety
     ///
-    /// As `tcp_friends_ops.synack`.
+    /// The caller follows the contract of `tcp_friends_ops.synack`.
     unsafe extern "C" fn synack(
         req: *mut bindings::request_sock,
         syn: *const bindings::sk_buff,
         skb: *mut bindings::sk_buff,
     ) {
-        // SAFETY: The C side passes a request of TCP, its SYN, and the answer before it is sent.
+        // SAFETY: The C side passes a valid request of TCP, the request's SYN, and the answer. The
+        // answer has not been sent yet, so the C side has exclusive access to it.
         let (request, offered, synack) =
             unsafe { (Request::from_raw(req), Mark::of(syn), Opening::new(skb)) };
         T::synack(&request, offered, synack);
@@ -345,7 +392,7 @@ impl<T: Hooks> Adapter<T> {
     };
 }
 
-/// Registered hooks; none runs any more once this is dropped.
+/// The registration of the hooks. No hook runs any more once the registration is dropped.
 ///
 /// # Invariants
 ///
@@ -353,22 +400,22 @@ impl<T: Hooks> Adapter<T> {
 pub(crate) struct Registration(&'static bindings::tcp_friends_ops);
 
 impl Registration {
-    /// Registers `T`. May sleep.
+    /// Registers the hooks of `T`. May sleep.
     pub(crate) fn new<T: Hooks>() -> Result<Self> {
         let ops = &Adapter::<T>::OPS;
 
-        // SAFETY: The operations live as long as the module, which unregisters them in `drop`; the
-        // functions keep to the contract of `struct tcp_friends_ops`.
+        // SAFETY: The operations live as long as the module, which unregisters them in `drop`. The
+        // functions follow the contract of `struct tcp_friends_ops`.
         to_result(unsafe { bindings::tcp_friends_register(ops) })?;
-        // INVARIANT: Just registered.
+        // INVARIANT: The operations have just been registered without an error.
         Ok(Self(ops))
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants it is registered. Waits for a grace period, in process
-        // context, as a module is unloaded.
+        // SAFETY: By the type invariants, the operations are registered. The call waits for a grace
+        // period, which it may do because a module is unloaded in process context.
         unsafe { bindings::tcp_friends_unregister(self.0) };
     }
 }

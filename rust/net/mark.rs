@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mark of a segment that opens a connection, or asks the wire, and what a request for a
-//! connection says.
+//! The mark of a segment that opens a connection or revalidates a pair, and the request for a
+//! connection that a marked SYN makes.
 //!
 //! C headers: [`include/net/tcp_friends_mark.h`](srctree/include/net/tcp_friends_mark.h),
 //! [`include/net/request_sock.h`](srctree/include/net/request_sock.h)
@@ -20,51 +20,56 @@ use kernel::{
     sync::atomic::{
         Atomic,
         Relaxed, //
-    }, //
+    },
 };
 
 use super::{
-    namespace::Net,
+    netns::Net,
     sock::Sock, //
 };
 
-/// The last token that was given.
+/// The last token that was used.
 static TOKEN: Atomic<u64> = Atomic::new(0);
 
-/// This bit of a token tells a segment that asks the wire from one that opens a connection.
+/// The bit of a token that is set for a segment that asks the wire, and clear for one that opens a
+/// connection.
 const ASKS: u64 = 1 << 63;
 
+/// Returns a token that was not used before.
 fn next_token() -> u64 {
     TOKEN.fetch_add(1, Relaxed).wrapping_add(1)
 }
 
-/// Before the first token is given: segments may have outlived the module that was there before.
-pub(super) fn begin_tokens() {
-    // SAFETY: No requirements.
+/// Sets a random start for the tokens. The module calls this before it uses the first token, since
+/// marked segments may have outlived a previously loaded instance of the module.
+pub(crate) fn begin_tokens() {
+    // SAFETY: `get_random_u64()` has no requirements.
     TOKEN.store(unsafe { bindings::get_random_u64() }, Relaxed);
 }
 
-/// Who connects, or asks the wire (`struct tcp_friends_mark`).
+/// The mark of a segment that opens a connection or asks the wire (`struct tcp_friends_mark`). It
+/// identifies the connection or the question.
 #[derive(Clone, Copy)]
 pub(crate) struct Mark {
-    /// Never used before, and never again.
+    /// A number that was never used before, and is never used again.
     token: u64,
-    /// The initial sequence number of the end that connects; of a segment that asks, the low half
-    /// of the cookie of the namespace that it is for.
+    /// The initial sequence number of the end that connects. In the mark of a segment that asks the
+    /// wire, this is the low half of the cookie of the namespace that the question is for.
     pub(crate) isn: u32,
-    /// The number of the device by which the segment has come to a socket, in the socket's
-    /// namespace; else 0.
+    /// The index of the device through which a socket received the segment, in the socket's
+    /// namespace; 0 for a segment that no socket has received.
     pub(crate) came_by: c_int,
 }
 
 impl PartialEq for Mark {
-    /// Whether it is of one connection, however each has come.
+    /// Returns whether both marks are of one connection, through whichever device each has come.
     fn eq(&self, other: &Self) -> bool {
         self.token == other.token && self.isn == other.isn
     }
 }
 
 impl Mark {
+    /// Makes the mark of a segment that no socket has received.
     fn new(token: u64, isn: u32) -> Self {
         Self {
             token,
@@ -73,49 +78,53 @@ impl Mark {
         }
     }
 
-    /// That of a SYN to be.
-    pub(super) fn of_syn(isn: u32) -> Self {
+    /// Makes the mark for a SYN that is about to be sent.
+    pub(crate) fn of_syn(isn: u32) -> Self {
         Self::new(next_token() & !ASKS, isn)
     }
 
-    /// That of a segment that asks whether the wire carries it to `net`. The low `bits` of its
-    /// number are those of `low`.
+    /// Makes the mark for a segment that asks whether the wire still carries segments to `net`. The
+    /// low `bits` of the question's number are those of `low`.
     pub(crate) fn of_question(net: &Net, low: u64, bits: u32) -> Self {
         let number = next_token() << bits | low & !(!0 << bits);
 
         Self::new(number | ASKS, Self::address(net))
     }
 
+    /// Returns the number that stands for `net` in the mark of a question.
     fn address(net: &Net) -> u32 {
-        // TRUNCATE: They are given in turn, so that those of one time differ in these bits.
+        // TRUNCATE: Cookies are given in turn, so the cookies of one time differ in the low bits.
         net.cookie() as u32
     }
 
-    /// The number of the question, if that is what it is the mark of. It is not 0.
+    /// Returns the number of the question if the mark is that of a question. The number is not 0.
     pub(crate) fn question(&self) -> Option<u64> {
         (self.token & ASKS != 0).then_some(self.token)
     }
 
-    /// Whether the question is for `net`.
+    /// Returns whether the question is for `net`.
     pub(crate) fn is_for(&self, net: &Net) -> bool {
         self.isn == Self::address(net)
     }
 
+    /// Copies a C mark, if there is one.
+    ///
     /// # Safety
     ///
     /// `mark` is null or valid.
     pub(super) unsafe fn from_raw(mark: *const bindings::tcp_friends_mark) -> Option<Self> {
-        // SAFETY: By the function's safety requirements.
+        // SAFETY: By the function's safety requirements, `mark` is null or valid.
         unsafe { mark.as_ref() }.map(|mark| Self::new(mark.token, mark.isn))
     }
 
-    /// Marks that segment. Returns whether there was the memory for that.
+    /// Marks the segment `skb`. Returns whether there was enough memory for the mark.
     ///
     /// # Safety
     ///
-    /// `skb` is valid, and only the caller has it.
+    /// `skb` is valid, and the caller has exclusive access to it.
     pub(super) unsafe fn put_on(&self, skb: *mut bindings::sk_buff) -> bool {
-        // SAFETY: By the function's safety requirements; the extension is as large as the mark.
+        // SAFETY: By the function's safety requirements, `skb` is valid. The extension is as large
+        // as the mark.
         unsafe {
             let ext = bindings::skb_ext_add(skb, bindings::skb_ext_id_SKB_EXT_TCP_FRIENDS)
                 .cast::<bindings::tcp_friends_mark>();
@@ -129,7 +138,7 @@ impl Mark {
         true
     }
 
-    /// The mark of a segment that a socket has received, if it has one.
+    /// Returns the mark of a segment that a socket has received, if the segment has one.
     ///
     /// # Safety
     ///
@@ -138,8 +147,8 @@ impl Mark {
         if skb.is_null() {
             return None;
         }
-        // SAFETY: By the function's safety requirements; an extension is valid for as long as its
-        // skb. The number stays when TCP clears the skb's pointer to the device.
+        // SAFETY: By the function's safety requirements, `skb` is valid, and an extension is valid
+        // for as long as its skb. `skb_iif` stays when TCP clears the skb's pointer to the device.
         let (mark, came_by) = unsafe {
             (
                 Self::from_raw(bindings::tcp_friends_marked(skb)),
@@ -150,39 +159,44 @@ impl Mark {
     }
 }
 
-/// A segment that opens a connection, and may be marked.
+/// A segment that opens a connection, and that may be marked.
 pub(crate) struct Opening(*mut bindings::sk_buff);
 
 impl Opening {
+    /// Wraps a C segment.
+    ///
     /// # Safety
     ///
-    /// `skb` is valid, and only the caller has it.
+    /// `skb` is valid, and the caller has exclusive access to it.
     pub(super) unsafe fn new(skb: *mut bindings::sk_buff) -> Self {
         Self(skb)
     }
 
-    /// Marks it. Returns whether there was the memory for that.
+    /// Marks the segment. Returns whether there was enough memory for the mark.
     pub(crate) fn mark(self, mark: Mark) -> bool {
-        // SAFETY: By the requirements of `new`.
+        // SAFETY: By the safety requirements of `new`, the segment is valid and the caller has
+        // exclusive access to it.
         unsafe { mark.put_on(self.0) }
     }
 }
 
-/// The end of a connection that did not open it: where, and with whom.
+/// The passive end of a connection: its namespace, its own address and port, and the address and
+/// port that it sees as its peer's.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct End {
-    /// The namespace's cookie.
+pub(crate) struct Endpoint {
+    /// The cookie of the namespace.
     net: u64,
     local: (IpAddr, u16),
     remote: (IpAddr, u16),
 }
 
+/// Returns an address and a port, with an IPv4-mapped address as the IPv4 address.
 fn plain(addr: SocketAddr) -> (IpAddr, u16) {
     (addr.ip().to_canonical(), addr.port())
 }
 
-impl End {
-    /// That of an established socket.
+impl Endpoint {
+    /// Returns the endpoint of an established socket.
     pub(crate) fn of(sock: &Sock) -> Self {
         Self {
             net: sock.net().cookie(),
@@ -196,33 +210,37 @@ impl End {
 pub(crate) struct Request<'a>(&'a bindings::tcp_request_sock);
 
 impl<'a> Request<'a> {
+    /// Wraps a C request.
+    ///
     /// # Safety
     ///
     /// `req` is a valid request of TCP for `'a`.
     pub(super) unsafe fn from_raw(req: *const bindings::request_sock) -> Self {
-        // CAST: It is the first member. SAFETY: By the function's safety requirements.
+        // CAST: The `request_sock` is the first member of a `tcp_request_sock`.
+        // SAFETY: By the function's safety requirements, the request is valid for `'a`.
         Self(unsafe { &*req.cast() })
     }
 
-    /// The namespace that it has arrived in.
+    /// Returns the namespace that the request has arrived in.
     pub(crate) fn net(&self) -> &'a Net {
-        // SAFETY: The request is valid, and so is its listener's namespace.
+        // SAFETY: The request is valid, and so is the namespace of its listener.
         unsafe { Net::from_raw(addr_of!((*self.common()).skc_net.net).read()) }
     }
 
+    /// Returns the part of the request that a socket has, too.
     fn common(&self) -> *const bindings::sock_common {
         addr_of!(self.0.req.req.__req_common)
     }
 
-    /// The initial sequence number of the end that connects.
+    /// Returns the initial sequence number of the end that connects.
     pub(crate) fn isn(&self) -> u32 {
         self.0.rcv_isn
     }
 
-    /// What [`End::of`] will say of the socket that is made of it.
-    pub(crate) fn end(&self) -> End {
+    /// Returns what [`Endpoint::of`] will return for the socket that is made of the request.
+    pub(crate) fn end(&self) -> Endpoint {
         let common = self.common();
-        // SAFETY: The request is valid; which of the addresses are set is told by its operations.
+        // SAFETY: The request is valid, and its operations show which of its addresses are set.
         let (local, remote) = unsafe {
             let v4 = (*common).__bindgen_anon_1.__bindgen_anon_1;
 
@@ -238,14 +256,14 @@ impl<'a> Request<'a> {
                 )
             }
         };
-        // SAFETY: The ports' member of the unions.
+        // SAFETY: The request is valid, and the ports are set in these members of the unions.
         let (num, dport) = unsafe {
             (
                 (*common).__bindgen_anon_3.__bindgen_anon_1.skc_num,
                 u16::from_be((*common).__bindgen_anon_3.__bindgen_anon_1.skc_dport),
             )
         };
-        End {
+        Endpoint {
             net: self.net().cookie(),
             local: (local.to_canonical(), num),
             remote: (remote.to_canonical(), dport),
@@ -253,10 +271,13 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Converts a C address.
+///
 /// # Safety
 ///
 /// `addr` is valid.
 unsafe fn v6(addr: *const bindings::in6_addr) -> IpAddr {
-    // SAFETY: By the function's safety requirements; all members of the union are as large.
+    // SAFETY: By the function's safety requirements, the address is valid. All members of the union
+    // have one size.
     IpAddr::from(unsafe { (*addr).in6_u.u6_addr8 })
 }

@@ -1,131 +1,118 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the module needs of the kernel's TCP, behind safe interfaces.
+//! Safe interfaces to the kernel's TCP.
 //!
-//! All `unsafe` code of the module is in this folder. What the C side demands
-//! of a context is a type here, so that what cannot be proved cannot be called:
+//! This folder does not depend on how the rest of the module uses it: it imports nothing from
+//! other folders. Each context that C functions require is a type, and a method that needs the
+//! context needs a value of that type as the proof:
 //!
-//! - [`Rcu`]: an RCU read-side critical section lasts.
-//! - [`Process`]: a task that holds no spinlock of a socket.
-//! - [`Owned`]: the current task owns the socket (`lock_sock()`), and bottom
-//!   halves are on.
-//! - [`Spinlocked`]: the socket's spinlock is held and no task owns the socket.
-//! - [`Busy`]: the socket's spinlock is held while a task owns the socket, so
-//!   that nothing of it may be touched.
-//! - [`Trying`]: bottom halves are off, and another lock may be held.
+//! - [`Rcu`]: the current context is in an RCU read-side critical section.
+//! - [`Process`]: the current task holds no spinlock of a socket.
+//! - [`Owned`]: the current task owns the socket (`lock_sock()`), and bottom halves are on.
+//! - [`Spinlocked`]: the current context holds the socket's spinlock, and no other task owns the
+//!   socket.
+//! - [`Busy`](lock::Busy): the current context holds the socket's spinlock while a task owns the
+//!   socket, so the current context must not touch the socket's state.
+//! - [`Trying`]: bottom halves are off, and the current context may hold another lock.
 //!
 //! # Lock order
 //!
-//! There is none between two sockets, because nobody ever waits for a second
-//! spinlock while holding a first one: [`Owned`] and [`Process`] hold no spinlock
-//! and may wait for one; [`Spinlocked`] may only try. So may [`Trying`], who holds
-//! a lock of the table of established sockets, which TCP takes inside a spinlock.
-//! Nobody takes ownership of a socket here.
+//! The spinlocks of two sockets have no order, because no context waits for a second spinlock
+//! while it holds a first one. [`Owned`] and [`Process`] hold no spinlock and may wait for one.
+//! [`Spinlocked`] may only try. [`Trying`] may only try, too, because its context holds a lock of
+//! the table of established sockets, which TCP takes inside a socket's spinlock. This module never
+//! takes the ownership of a socket.
 //!
-//! Innermost are the locks of [`offers`] and, inside them, that of the ways of pairs that
-//! cross ([`crossings`]): with the latter held no other is taken. Who tells that a device goes
-//! holds `rtnl_mutex` ([`device`]), outside of both; a socket's spinlock may be held outside
-//! of them, too.
-//! A mutex ([`one_at_a_time`]), outermost of all, is held while `net.ipv4.tcp_friends_cross`
-//! takes effect; `rtnl_mutex` is not taken inside it, nor it inside that.
-//!
-//! `net_rwsem` is held, for reading, by [`for_each_namespace`] alone, as the module
-//! leaves: outermost, in process context, with the locks of the table of established
-//! sockets inside it.
+//! Only [`for_each_namespace`] holds `net_rwsem`, for reading and in process context. That
+//! semaphore is the outermost lock; the locks of the table of established sockets nest inside.
 
-#[path = "../pair/crossing.rs"]
-mod crossings;
+mod context;
 mod device;
 mod ehash;
-#[path = "../pair/mod.rs"]
-mod friend;
 mod hooks;
+mod iov;
+mod lock;
 mod mark;
-#[path = "netns.rs"]
-mod namespace;
-#[path = "../cross/proposals.rs"]
-pub(crate) mod offers;
+pub(crate) mod nagle;
+mod netfilter;
+mod netns;
 mod percpu;
 mod proc;
+pub(crate) mod seq;
 mod skb;
+pub(crate) mod skb_cache;
 mod sock;
-#[path = "skb_cache.rs"]
-mod spent;
+mod sysctl;
+mod tcp;
 pub(crate) mod trace;
 
-pub(crate) use crossings::{
-    mode_set,
-    one_at_a_time,
-    part_crossing, //
+pub(crate) use context::{
+    cond_resched,
+    smp_mb_after_atomic,
+    BhOff,
+    Rcu, //
 };
 pub(crate) use device::{
     Change,
     Device,
-    Path,
-    Registration as DevicesRegistration, //
+    Registration as DevicesRegistration,
+    Watcher, //
 };
 pub(crate) use ehash::{
     find_other_end,
     for_each_established, //
 };
-pub(crate) use friend::{
-    Asks,
-    Member,
-    Pair, //
-};
 pub(crate) use hooks::{
-    tell_crosses,
+    enable_mark_hooks,
     Caller,
     Hooks,
     Read,
     Registration as HooksRegistration,
     Xmit, //
 };
+pub(crate) use iov::{
+    Destination,
+    Source, //
+};
+pub(crate) use lock::{
+    Held,
+    Owned,
+    Process,
+    SlockGuard,
+    Spinlocked,
+    Trying, //
+};
 pub(crate) use mark::{
-    End,
+    begin_tokens,
+    Endpoint,
     Mark,
     Opening,
     Request, //
 };
-pub(crate) use namespace::{
+pub(crate) use netns::{
     for_each_namespace,
     Net,
+    PerNet,
     Registration as NamespaceRegistration, //
 };
-pub(crate) use offers::Registration as OffersRegistration;
 pub(crate) use percpu::PerCpuCounters;
 pub(crate) use skb::{
+    segments_of,
     Arrival,
-    Destination,
     Head,
     Size,
-    Skb,
-    Source, //
+    Skb, //
 };
 pub(crate) use sock::{
-    smp_mb_after_atomic,
-    tcp_jiffies32,
-    Held,
-    Lied,
-    Owned,
-    Process,
-    Rcu,
-    SlockGuard,
     Sock,
-    Spinlocked,
-    State,
-    Tcp,
-    Trying, //
+    State, //
 };
-pub(crate) use spent::{
-    keep,
-    relieve,
-    take,
-    Registration as SpentRegistration, //
+pub(crate) use sysctl::{
+    Sysctl,
+    Value, //
 };
-
-/// Lets another task run, if one waits (`cond_resched()`). May sleep.
-fn may_reschedule() {
-    // SAFETY: In process context, with no lock held, as whoever may sleep is.
-    unsafe { kernel::bindings::cond_resched() };
-}
+pub(crate) use tcp::{
+    tcp_jiffies32,
+    OutOfSequence,
+    Tcp, //
+};

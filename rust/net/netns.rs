@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network namespaces, and what each shows and lets be set under `/proc`.
+//! Network namespaces, and the state that a module keeps for each namespace.
 //!
-//! C headers: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h),
-//! [`include/linux/sysctl.h`](srctree/include/linux/sysctl.h),
-//! [`include/linux/proc_fs.h`](srctree/include/linux/proc_fs.h)
+//! C header: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h)
 
-use core::ptr::{
-    addr_of,
-    NonNull, //
+use core::{
+    marker::PhantomData,
+    ptr::{
+        addr_of,
+        NonNull, //
+    },
 };
 
 use kernel::{
@@ -23,397 +24,224 @@ use kernel::{
         },
         rcu, //
     },
-    types::Opaque,
+    types::Opaque, //
 };
 
 use super::{
+    context::Rcu,
     device::Device,
     proc,
-    sock::Rcu, //
-};
-use crate::{
-    crossing,
-    namespace::Namespace, //
+    sysctl::{
+        self,
+        Sysctl, //
+    },
 };
 
 /// A network namespace (`struct net`).
 ///
 /// # Invariants
 ///
-/// The value is a valid `struct net`, initialised.
+/// The value is a valid, initialised `struct net`.
 #[repr(transparent)]
 pub(crate) struct Net(Opaque<bindings::net>);
 
-/// Where C keeps the number of our per-namespace pointer.
-static ID: Atomic<u32> = Atomic::new(0);
-
-const NAME: &CStr = c"tcp_friends";
-
-/// The file with the counters.
-const STAT: &CStr = c"tcp_friends_stat";
-
-/// Bounds of the sysctls.
-static OFF: u32 = 0;
-static ON: u32 = 1;
-static STRICT: u32 = 2;
-static DAY_MS: u32 = 24 * 60 * 60 * 1000;
-
 impl Net {
+    /// Wraps a C namespace.
+    ///
     /// # Safety
     ///
-    /// `ptr` points at a namespace that stays alive for `'a`.
-    pub(super) unsafe fn from_raw<'a>(ptr: *mut bindings::net) -> &'a Self {
-        // CAST: Transparent. SAFETY: By the function's safety requirements.
+    /// `ptr` points to a namespace that stays alive for `'a`.
+    pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::net) -> &'a Self {
+        // CAST: [`Net`] is a transparent wrapper of `struct net`.
+        // SAFETY: By the function's safety requirements, the namespace is valid for `'a`.
         unsafe { &*ptr.cast() }
     }
 
-    /// The C namespace.
-    pub(super) fn raw(&self) -> *mut bindings::net {
+    /// Returns the C namespace.
+    pub(crate) fn raw(&self) -> *mut bindings::net {
         self.0.get()
     }
 
-    /// Our state of this namespace.
+    /// Returns the state that the module keeps for this namespace.
     ///
-    /// `None` while the namespace is being made or taken down.
-    pub(crate) fn state(&self) -> Option<&Namespace> {
-        // SAFETY: Hooks and handlers, which are all that runs here, are registered after the
-        // per-namespace operations and unregistered before, so the number is valid. Its place lives
-        // for as long as the namespace has sockets, handlers and devices, by which it is found, and
-        // what it leads to for a grace period longer than `exit`.
+    /// Returns `None` while the namespace is being set up or taken down.
+    pub(crate) fn state<T: PerNet>(&self) -> Option<&T> {
+        // SAFETY: Only hooks and handlers call this function. Both are registered after the
+        // per-namespace operations and unregistered before these, so the id of the pointer is
+        // valid. The caller finds the namespace through its sockets, handlers or devices, and the
+        // pointer's place lives for as long as the namespace has any of them. The slot that the
+        // pointer leads to is freed a grace period after `exit`.
         unsafe {
-            let slot = bindings::net_generic(self.raw(), ID.load(Relaxed))
-                .cast::<*const Slot>()
+            let slot = Slot::<T>::pointer(self.raw())
+                .cast::<*const Slot<T>>()
                 .read_volatile();
             slot.as_ref().map(|slot| &slot.state)
         }
     }
 
-    /// Its loopback device: it has one while there are sockets.
+    /// Returns the loopback device of the namespace, which exists for as long as there are sockets.
     #[inline(always)]
     pub(crate) fn loopback<'a>(&'a self, rcu: Rcu<'a>) -> Option<Device<'a>> {
-        // SAFETY: The namespace is valid.
+        // SAFETY: By the type invariants, the namespace is valid.
         let lo = unsafe { addr_of!((*self.raw()).loopback_dev).read_volatile() };
 
-        // SAFETY: It is null or valid, and freed a grace period after it is gone.
+        // SAFETY: The device is valid if the pointer is not null, and the device is freed a grace
+        // period after it is gone.
         Some(unsafe { Device::new(NonNull::new(lo)?, rcu) })
     }
 
-    /// A number that no other namespace ever has.
+    /// Returns a number that no other namespace ever has.
     pub(crate) fn cookie(&self) -> u64 {
-        // SAFETY: The namespace is valid; set when it was made.
+        // SAFETY: By the type invariants, the namespace is valid; the cookie was set when the
+        // namespace was made.
         unsafe { (*self.raw()).net_cookie }
     }
 
-    /// The one that the host began with.
+    /// Returns the namespace that the host began with.
     pub(crate) fn host() -> &'static Self {
-        // SAFETY: `init_net` is initialised long before a module is loaded, and never goes.
+        // SAFETY: `init_net` is initialised long before a module is loaded, and is never freed.
         unsafe { Self::from_raw(core::ptr::addr_of_mut!(bindings::init_net)) }
     }
 
-    /// Whether it is that one.
+    /// Returns whether this is the namespace that the host began with.
     pub(crate) fn is_host(&self) -> bool {
         core::ptr::eq(self, Self::host())
     }
 
-    /// Its device with that number.
+    /// Returns the namespace's device with the interface index `index`.
     pub(crate) fn device<'a>(&'a self, index: c_int, rcu: Rcu<'a>) -> Option<Device<'a>> {
-        // SAFETY: The namespace is valid, and RCU is held.
+        // SAFETY: By the type invariants, the namespace is valid, and `rcu` proves an RCU read-side
+        // critical section.
         let dev = unsafe { bindings::dev_get_by_index_rcu(self.raw(), index) };
 
-        // SAFETY: What is found so is freed a grace period after it is gone.
+        // SAFETY: The look-up returns null or a valid device, which is freed a grace period after
+        // it is gone.
         Some(unsafe { Device::new(NonNull::new(dev)?, rcu) })
     }
-
-    /// Whether connection tracking is on, for either kind of address.
-    #[cfg(CONFIG_NETFILTER)]
-    #[inline(always)]
-    pub(crate) fn tracks_connections(&self, _rcu: Rcu<'_>) -> bool {
-        const OUT: usize = bindings::nf_inet_hooks_NF_INET_LOCAL_OUT as usize;
-
-        // SAFETY: The namespace is valid; the arrays of hooks are freed a grace period after they
-        // were replaced, and RCU is held.
-        unsafe {
-            let nf = addr_of!((*self.raw()).nf);
-            let v4 = addr_of!((*nf).hooks_ipv4[OUT]).read_volatile();
-            let v6 = addr_of!((*nf).hooks_ipv6[OUT]).read_volatile();
-
-            v4.addr() | v6.addr() != 0 && (has_tracker(v4) || has_tracker(v6))
-        }
-    }
-
-    /// Whether netfilter has a hook where the loopback device's packets pass: as they leave,
-    /// come in, and arrive, and on the device itself.
-    #[inline(never)]
-    pub(crate) fn filters_loopback(&self, rcu: Rcu<'_>) -> bool {
-        // SAFETY: The namespace is valid.
-        let hooked = unsafe { is_hooked(self.raw(), &OF_THIS_HOST, rcu) };
-
-        hooked || self.loopback(rcu).is_none_or(|lo| lo.hooks() != 0)
-    }
-
-    /// Whether netfilter has a hook for packets of any device of this namespace, bridges
-    /// and packets that are forwarded included.
-    pub(crate) fn filters(&self, rcu: Rcu<'_>) -> bool {
-        // SAFETY: The namespace is valid.
-        unsafe { filters(self.raw(), rcu) }
-    }
-
-    /// Whether connection tracking is on: there is none.
-    #[cfg(not(CONFIG_NETFILTER))]
-    #[inline(always)]
-    pub(crate) fn tracks_connections(&self, _rcu: Rcu<'_>) -> bool {
-        false
-    }
 }
 
-/// Where packets pass that this host sends to itself.
-const OF_THIS_HOST: [c_uint; 4] = [
-    bindings::nf_inet_hooks_NF_INET_PRE_ROUTING,
-    bindings::nf_inet_hooks_NF_INET_LOCAL_IN,
-    bindings::nf_inet_hooks_NF_INET_LOCAL_OUT,
-    bindings::nf_inet_hooks_NF_INET_POST_ROUTING,
-];
+/// The state that a module keeps for each namespace, and the files and sysctls that the module has
+/// there.
+pub(crate) trait PerNet: Sized + Send + Sync + 'static {
+    /// The name of the file below `/proc/net` that [`PerNet::show`] writes.
+    const FILE: &'static CStr;
+    /// The name of the file below `/proc/net` with a line for each established socket.
+    const SOCKETS: &'static CStr;
+    /// The sysctls below `net.ipv4`.
+    const SYSCTLS: &'static [Sysctl<Self>];
 
-/// Whether netfilter has a hook there, for IPv4 or IPv6.
-///
-/// # Safety
-///
-/// `net` is a valid namespace.
-#[cfg(CONFIG_NETFILTER)]
-unsafe fn is_hooked(net: *const bindings::net, places: &[c_uint], _rcu: Rcu<'_>) -> bool {
-    places.iter().any(|&place| {
-        // SAFETY: By the function's safety requirements the namespace is valid, and the places are
-        // of its arrays, which are freed a grace period after they were replaced; RCU is held.
-        unsafe {
-            let nf = addr_of!((*net).nf);
-            let (v4, v6) = (
-                addr_of!((*nf).hooks_ipv4[place as usize]).read_volatile(),
-                addr_of!((*nf).hooks_ipv6[place as usize]).read_volatile(),
-            );
+    /// Returns where the C side stores the id of the per-namespace pointer. No two types share this
+    /// variable.
+    fn id() -> &'static Atomic<u32>;
 
-            has_hook(v4) || has_hook(v6)
-        }
-    })
+    /// Makes the state of a namespace that is being set up. May sleep.
+    fn new() -> Result<Self>;
+
+    /// Writes the file [`PerNet::FILE`]. May sleep.
+    fn show(&self, seq: &SeqFile);
+
+    /// Writes the first line of [`PerNet::SOCKETS`].
+    fn show_head(seq: &SeqFile);
+
+    /// Writes the line of `sock`, if `sock` has a line. The caller holds the lock of the socket's
+    /// bucket in the table of established sockets.
+    fn show_socket(seq: &SeqFile, sock: &super::Sock, rcu: Rcu<'_>);
+
+    /// Handles the removal of the namespace `net` or the unloading of the module. From now on, no
+    /// connection is established in the namespace, or none that the module is notified of. May
+    /// sleep.
+    fn gone(&self, net: &Net);
 }
 
-/// There is no netfilter.
-///
-/// # Safety
-///
-/// None.
-#[cfg(not(CONFIG_NETFILTER))]
-unsafe fn is_hooked(_net: *const bindings::net, _places: &[c_uint], _rcu: Rcu<'_>) -> bool {
-    false
-}
-
-/// Whether there is any hook but those of `br_netfilter`. These stand in each namespace that
-/// has a bridge, and have no say of their own: they take what a bridge forwards past the
-/// hooks of IPv4 and IPv6, which are asked for besides.
-///
-/// # Safety
-///
-/// `hooks` is null or an array of hooks, in an RCU read-side critical section.
-#[cfg(CONFIG_NETFILTER)]
-unsafe fn has_hook(hooks: *const bindings::nf_hook_entries) -> bool {
-    if hooks.is_null() {
-        return false;
-    }
-    // SAFETY: By the function's safety requirements; as in `has_tracker`.
-    unsafe {
-        let ops = bindings::nf_hook_entries_get_hook_ops(hooks);
-
-        (0..usize::from((*hooks).num_hook_entries)).any(|i| !is_of_br_netfilter(&**ops.add(i)))
-    }
-}
-
-/// Told by all that is known of `br_nf_ops`, since its functions have no names here. Tables
-/// and programs have a type or data of their own.
-#[cfg(CONFIG_NETFILTER)]
-fn is_of_br_netfilter(ops: &bindings::nf_hook_ops) -> bool {
-    const PRE_ROUTING: c_uint = bindings::nf_inet_hooks_NF_INET_PRE_ROUTING;
-    const LOCAL_IN: c_uint = bindings::nf_inet_hooks_NF_INET_LOCAL_IN;
-    const FORWARD: c_uint = bindings::nf_inet_hooks_NF_INET_FORWARD;
-    const POST_ROUTING: c_uint = bindings::nf_inet_hooks_NF_INET_POST_ROUTING;
-    const BRIDGE: c_uint = bindings::NFPROTO_BRIDGE;
-    const IPV4: c_uint = bindings::NFPROTO_IPV4;
-    const IPV6: c_uint = bindings::NFPROTO_IPV6;
-
-    ops.hook_ops_type() == bindings::nf_hook_ops_type_NF_HOOK_OP_UNDEFINED
-        && ops.priv_.is_null()
-        && matches!(
-            (c_uint::from(ops.pf), ops.hooknum, ops.priority),
-            // NF_BR_PRI_BRNF, NF_BR_PRI_LAST, NF_IP_PRI_FIRST.
-            (BRIDGE, PRE_ROUTING | FORWARD, 0)
-                | (BRIDGE, LOCAL_IN | POST_ROUTING, c_int::MAX)
-                | (IPV4 | IPV6, PRE_ROUTING, c_int::MIN)
-        )
-}
-
-/// Whether netfilter has a hook for packets of any device of that namespace.
-///
-/// # Safety
-///
-/// `net` is a valid namespace.
-pub(super) unsafe fn filters(net: *const bindings::net, rcu: Rcu<'_>) -> bool {
-    const FORWARD: c_uint = bindings::nf_inet_hooks_NF_INET_FORWARD;
-
-    #[cfg(CONFIG_NETFILTER_FAMILY_BRIDGE)]
-    // SAFETY: By the function's safety requirements the namespace is valid; the arrays are freed a
-    // grace period after they were replaced, and RCU is held.
-    let of_bridges = unsafe {
-        let all = addr_of!((*net).nf.hooks_bridge);
-
-        (0..bindings::nf_inet_hooks_NF_INET_NUMHOOKS as usize)
-            .any(|place| has_hook(addr_of!((*all)[place]).read_volatile()))
-    };
-    #[cfg(not(CONFIG_NETFILTER_FAMILY_BRIDGE))]
-    let of_bridges = false;
-
-    // SAFETY: By the function's safety requirements.
-    of_bridges || unsafe { is_hooked(net, &OF_THIS_HOST, rcu) || is_hooked(net, &[FORWARD], rcu) }
-}
-
-/// Whether the connection tracker is among the hooks of packets that leave. It is
-/// told by its priority (`NF_IP_PRI_CONNTRACK`, the same for IPv6), for which
-/// another hook would be mistaken.
-///
-/// # Safety
-///
-/// `hooks` is null or an array of hooks, in an RCU read-side critical section.
-#[cfg(CONFIG_NETFILTER)]
-#[cold]
-unsafe fn has_tracker(hooks: *const bindings::nf_hook_entries) -> bool {
-    if hooks.is_null() {
-        return false;
-    }
-    // SAFETY: By the function's safety requirements. Behind the hooks stand as many pointers to
-    // their descriptions, which are valid for as long as the array (as `nfnetlink_hook` has it).
-    unsafe {
-        let ops = bindings::nf_hook_entries_get_hook_ops(hooks);
-
-        (0..usize::from((*hooks).num_hook_entries))
-            .any(|i| (**ops.add(i)).priority == bindings::nf_ip_hook_priorities_NF_IP_PRI_CONNTRACK)
-    }
-}
-
-/// The sysctls: C wants an array.
-#[repr(C)]
-struct Tables {
-    switch: bindings::ctl_table,
-    revalidate: bindings::ctl_table,
-    /// Only the host's own namespace has it.
-    cross: bindings::ctl_table,
-}
-
-impl Tables {
-    const COUNT: usize = size_of::<Self>() / size_of::<bindings::ctl_table>();
-}
-
-/// What the namespace's pointer leads to.
-struct Slot {
-    state: Namespace,
-    net: *mut bindings::net,
-    tables: Tables,
+/// The allocation that the per-namespace pointer leads to.
+pub(super) struct Slot<T> {
+    pub(super) state: T,
+    pub(super) net: *mut bindings::net,
+    tables: KVec<bindings::ctl_table>,
     header: *mut bindings::ctl_table_header,
     rcu: Opaque<bindings::callback_head>,
 }
 
-impl Slot {
+impl<T: PerNet> Slot<T> {
+    /// Sets up the state of a namespace.
+    ///
     /// # Safety
     ///
-    /// As `pernet_operations.init`.
+    /// The caller follows the contract of `pernet_operations.init`.
     unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
-        // SAFETY: By the function's safety requirements.
+        // SAFETY: By the function's safety requirements, `net` is a namespace that is being set up,
+        // or that existed before the operations were registered.
         match unsafe { Self::create(net) } {
             Ok(()) => 0,
             Err(err) => err.to_errno(),
         }
     }
 
+    /// Makes the state, the sysctls and the files of a namespace.
+    ///
     /// # Safety
     ///
-    /// `net` is a namespace being made, or one that we are being told of.
+    /// `net` is a namespace that is being set up, or that existed before the operations were
+    /// registered.
     unsafe fn create(net: *mut bindings::net) -> Result {
         let slot = KBox::into_raw(KBox::new(
             Self {
-                state: Namespace::new()?,
+                state: T::new()?,
                 net,
-                tables: Tables {
-                    switch: bindings::ctl_table {
-                        procname: NAME.as_char_ptr(),
-                        data: core::ptr::null_mut(),
-                        maxlen: 1,
-                        mode: 0o644,
-                        proc_handler: Some(Self::switch),
-                        extra1: addr_of!(OFF).cast_mut().cast(),
-                        extra2: addr_of!(STRICT).cast_mut().cast(),
-                        ..Default::default()
-                    },
-                    revalidate: bindings::ctl_table {
-                        procname: c"tcp_friends_revalidate_ms".as_char_ptr(),
-                        data: core::ptr::null_mut(),
-                        maxlen: size_of::<u32>() as c_int,
-                        mode: 0o644,
-                        proc_handler: Some(Self::revalidate),
-                        extra1: addr_of!(OFF).cast_mut().cast(),
-                        extra2: addr_of!(DAY_MS).cast_mut().cast(),
-                        ..Default::default()
-                    },
-                    cross: bindings::ctl_table {
-                        procname: c"tcp_friends_cross".as_char_ptr(),
-                        data: crossing::switch().as_ptr().cast(),
-                        maxlen: 1,
-                        mode: 0o644,
-                        proc_handler: Some(Self::cross),
-                        extra1: addr_of!(OFF).cast_mut().cast(),
-                        extra2: addr_of!(ON).cast_mut().cast(),
-                        ..Default::default()
-                    },
-                },
+                tables: KVec::new(),
                 header: core::ptr::null_mut(),
                 rcu: Opaque::uninit(),
             },
             GFP_KERNEL,
         )?);
-        // SAFETY: Just allocated, and nobody else knows it yet; it lives until `exit`.
-        let proc = unsafe {
-            (*slot).tables.switch.data = (*slot).state.switch().as_ptr().cast();
-            (*slot).tables.revalidate.data = (*slot).state.revalidate_ms().as_ptr().cast();
+        // SAFETY: By the function's safety requirements, the namespace is valid.
+        let is_host = unsafe { Net::from_raw(net) }.is_host();
+        // SAFETY: The slot was just allocated, and nobody else uses it yet. The slot lives until a
+        // grace period after `destroy`. The sysctl tables are registered once all of them are in
+        // place.
+        let (has_tables, proc) = unsafe {
             Self::pointer(net).write_volatile(slot);
-            (*slot).header = bindings::register_net_sysctl_sz(
-                net,
-                c"net/ipv4".as_char_ptr(),
-                addr_of!((*slot).tables).cast(),
-                Tables::COUNT - usize::from(!Net::from_raw(net).is_host()),
-            );
+            let has_tables = sysctl::tables(slot, is_host, &mut (*slot).tables).is_ok();
+            if has_tables {
+                (*slot).header = bindings::register_net_sysctl_sz(
+                    net,
+                    c"net/ipv4".as_char_ptr(),
+                    (*slot).tables.as_ptr(),
+                    (*slot).tables.len(),
+                );
+            }
             let stat = bindings::proc_create_net_single(
-                STAT.as_char_ptr(),
+                T::FILE.as_char_ptr(),
                 0o444,
                 (*net).proc_net,
                 Some(Self::show),
                 core::ptr::null_mut(),
             );
-            [!stat.is_null(), proc::create(NAME, net)]
+            (has_tables, [!stat.is_null(), proc::create::<T>(net)])
         };
-        // SAFETY: As above.
-        if unsafe { (*slot).header.is_null() } || proc != [true; 2] {
-            // SAFETY: What was made is taken back.
+        // SAFETY: The slot was allocated above, and is freed only after `destroy`.
+        if !has_tables || unsafe { (*slot).header.is_null() } || proc != [true; 2] {
+            // SAFETY: The pointer of the namespace was set above, and `proc` says which files were
+            // made.
             unsafe { Self::destroy(net, proc) };
             return Err(ENOMEM);
         }
         Ok(())
     }
 
+    /// Removes the files and sysctls of a namespace, and frees its state after a grace period.
+    ///
     /// # Safety
     ///
-    /// `net` is a namespace whose pointer was set by `create`.
+    /// `net` is a namespace whose pointer was set by `create`, and `proc` says which of its files
+    /// exist.
     unsafe fn destroy(net: *mut bindings::net, proc: [bool; 2]) {
-        // SAFETY: By the function's safety requirements; the unregistering calls wait for who is
-        // inside the handlers.
+        // SAFETY: By the function's safety requirements, the namespace and its slot are valid. The
+        // calls that unregister files and sysctls wait for the handlers that still run.
         unsafe {
             let slot = Self::pointer(net).read_volatile();
 
-            for (there, name) in proc.into_iter().zip([STAT, NAME]) {
+            for (there, name) in proc.into_iter().zip([T::FILE, T::SOCKETS]) {
                 if there {
                     bindings::remove_proc_entry(name.as_char_ptr(), (*net).proc_net);
                 }
@@ -421,126 +249,76 @@ impl Slot {
             if !(*slot).header.is_null() {
                 bindings::unregister_net_sysctl_table((*slot).header);
             }
-            // No connection is established any more here, or without the hooks: these are the last.
-            (*slot).state.part_all(Net::from_raw(net));
+            (*slot).state.gone(Net::from_raw(net));
             Self::pointer(net).write_volatile(core::ptr::null_mut());
-            // Who has found a pair that had an end here may still count that it has moved.
+            // A hook that has found the state through a socket may still use the state.
             bindings::call_rcu((*slot).rcu.get(), Some(Self::free));
         }
     }
 
+    /// Frees a slot.
+    ///
     /// # Safety
     ///
     /// `head` is the field `rcu` of a slot that nobody can reach any more.
     unsafe extern "C" fn free(head: *mut bindings::callback_head) {
-        // SAFETY: By the function's safety requirements; `Opaque` is transparent. It came from
-        // `KBox::into_raw()` in `create`.
+        // SAFETY: By the function's safety requirements, `head` is in a slot, and `Opaque` is
+        // transparent. The slot came from `KBox::into_raw()` in `create`.
         unsafe {
-            let slot = kernel::container_of!(Opaque::cast_from(head), Slot, rcu);
+            let slot = kernel::container_of!(Opaque::cast_from(head), Self, rcu);
 
             drop(KBox::from_raw(slot.cast_mut()));
         }
     }
 
+    /// Takes down the state of a namespace.
+    ///
     /// # Safety
     ///
-    /// As `pernet_operations.exit`.
+    /// The caller follows the contract of `pernet_operations.exit`.
     unsafe extern "C" fn exit(net: *mut bindings::net) {
-        // SAFETY: `init` succeeded for this namespace.
+        // SAFETY: `init` succeeded for this namespace, so `create` has set its pointer and made
+        // both files.
         unsafe { Self::destroy(net, [true; 2]) };
     }
 
+    /// Returns where the pointer of a namespace is stored.
+    ///
     /// # Safety
     ///
-    /// `net` is a namespace, and our operations are registered.
+    /// `net` is a valid namespace, and the module's per-namespace operations are registered.
     unsafe fn pointer(net: *mut bindings::net) -> *mut *mut Self {
-        // SAFETY: By the function's safety requirements; C allocated room for one pointer, zeroed.
-        unsafe { bindings::net_generic(net, ID.load(Relaxed)).cast() }
+        // SAFETY: By the function's safety requirements, the namespace and the id are valid. The C
+        // side allocated room for one pointer, and zeroed it.
+        unsafe { bindings::net_generic(net, T::id().load(Relaxed)).cast() }
     }
 
+    /// Writes the file [`PerNet::FILE`].
+    ///
     /// # Safety
     ///
-    /// As `ctl_table.proc_handler`.
-    unsafe extern "C" fn switch(
-        table: *const bindings::ctl_table,
-        dir: c_int,
-        buffer: *mut c_void,
-        lenp: *mut usize,
-        ppos: *mut bindings::loff_t,
-    ) -> c_int {
-        // SAFETY: The C side's arguments are passed on; the table's data is one byte.
-        let ret = unsafe { bindings::proc_dou8vec_minmax(table, dir, buffer, lenp, ppos) };
-        if ret == 0 && dir != 0 {
-            // SAFETY: The table is the field of a `Slot` that lives while handlers run.
-            let slot = unsafe { &*kernel::container_of!(table.cast_mut(), Slot, tables.switch) };
-            // SAFETY: So does its namespace.
-            slot.state.switched(unsafe { Net::from_raw(slot.net) });
-        }
-        ret
-    }
-
-    /// # Safety
-    ///
-    /// As `ctl_table.proc_handler`.
-    unsafe extern "C" fn revalidate(
-        table: *const bindings::ctl_table,
-        dir: c_int,
-        buffer: *mut c_void,
-        lenp: *mut usize,
-        ppos: *mut bindings::loff_t,
-    ) -> c_int {
-        // SAFETY: The C side's arguments are passed on; the table's data is one word.
-        let ret = unsafe { bindings::proc_douintvec_minmax(table, dir, buffer, lenp, ppos) };
-        if ret == 0 && dir != 0 {
-            // SAFETY: The table is the field of a `Slot` that lives while handlers run.
-            let slot =
-                unsafe { &*kernel::container_of!(table.cast_mut(), Slot, tables.revalidate) };
-            slot.state.revalidate_set();
-        }
-        ret
-    }
-
-    /// # Safety
-    ///
-    /// As `ctl_table.proc_handler`.
-    unsafe extern "C" fn cross(
-        table: *const bindings::ctl_table,
-        dir: c_int,
-        buffer: *mut c_void,
-        lenp: *mut usize,
-        ppos: *mut bindings::loff_t,
-    ) -> c_int {
-        // SAFETY: The C side's arguments are passed on; the table's data is one byte.
-        let ret = unsafe { bindings::proc_dou8vec_minmax(table, dir, buffer, lenp, ppos) };
-        if ret == 0 && dir != 0 {
-            crossing::switched();
-        }
-        ret
-    }
-
-    /// # Safety
-    ///
-    /// As the `show` of `proc_create_net_single()`.
+    /// The caller follows the contract of the `show` function of `proc_create_net_single()`.
     unsafe extern "C" fn show(seq: *mut bindings::seq_file, _v: *mut c_void) -> c_int {
-        // SAFETY: The C side passes a file that was opened for one namespace, which it keeps alive.
+        // SAFETY: The C side passes a file that was opened for one namespace, and the file keeps
+        // that namespace alive.
         let (net, seq) = unsafe {
             (
                 Net::from_raw(bindings::seq_file_single_net(seq)),
                 SeqFile::from_raw(seq),
             )
         };
-        if let Some(state) = net.state() {
+        if let Some(state) = net.state::<T>() {
             state.show(seq);
         }
         0
     }
 }
 
-/// Calls `f` for each namespace, while none is made or taken down. May sleep, and
-/// so may `f`.
+/// Calls `f` for each namespace. Meanwhile, no namespace is added to the list or removed from it.
+/// May sleep, and so may `f`.
 pub(crate) fn for_each_namespace(f: impl Fn(&Net)) {
-    // SAFETY: The list changes only with the semaphore held for writing; we hold it for reading,
-    // so that its entries are namespaces that stay alive.
+    // SAFETY: The list of namespaces changes only while `net_rwsem` is held for writing. This
+    // function holds it for reading, so the entries are namespaces that stay alive.
     unsafe {
         let (lock, head) = (
             core::ptr::addr_of_mut!(bindings::net_rwsem),
@@ -561,53 +339,57 @@ pub(crate) fn for_each_namespace(f: impl Fn(&Net)) {
     }
 }
 
-/// Registered per-namespace state; gone from all namespaces once dropped.
+/// The registration of the per-namespace state. Dropping it removes the state from all namespaces.
 ///
 /// # Invariants
 ///
 /// The boxed operations are registered.
-pub(crate) struct Registration(NonNull<bindings::pernet_operations>);
+pub(crate) struct Registration<T>(NonNull<bindings::pernet_operations>, PhantomData<T>);
 
-// SAFETY: It is only dropped, which any thread may do.
-unsafe impl Send for Registration {}
-// SAFETY: Nothing can be done with a shared reference.
-unsafe impl Sync for Registration {}
+// SAFETY: The only operation on a value is to drop it, which any thread may do.
+unsafe impl<T> Send for Registration<T> {}
+// SAFETY: No operation is possible through a shared reference.
+unsafe impl<T> Sync for Registration<T> {}
 
-impl Registration {
-    /// Makes the state of every namespace, now and to come. May sleep.
+impl<T: PerNet> Registration<T> {
+    /// Makes the state of every namespace that exists now or is set up later. May sleep.
     pub(crate) fn new() -> Result<Self> {
         let ops = KBox::new(
             bindings::pernet_operations {
-                init: Some(Slot::init),
-                exit: Some(Slot::exit),
-                id: ID.as_ptr(),
-                size: size_of::<*mut Slot>(),
+                init: Some(Slot::<T>::init),
+                exit: Some(Slot::<T>::exit),
+                id: T::id().as_ptr(),
+                size: size_of::<*mut Slot<T>>(),
                 ..Default::default()
             },
             GFP_KERNEL,
         )?;
         let ops = NonNull::from(KBox::leak(ops));
-        // SAFETY: The operations live until they are unregistered, in `drop`.
+        // SAFETY: The operations live until they are unregistered, either below or in `drop`.
         let ret = to_result(unsafe { bindings::register_pernet_subsys(ops.as_ptr()) });
         if ret.is_err() {
-            // SAFETY: C did not keep it.
+            // SAFETY: The registration failed, so the C side does not use the operations, which
+            // came from a `KBox`.
             drop(unsafe { KBox::from_raw(ops.as_ptr()) });
-            // What `init` had made of other namespaces is freed by code of this module.
+            // `init` may have succeeded for some namespaces. Callbacks that are code of this module
+            // free the state of these namespaces, so the callbacks must finish first.
             rcu::rcu_barrier();
         }
-        // INVARIANT: Just registered.
-        ret.map(|()| Self(ops))
+        // INVARIANT: `ret` is `Ok` only if the operations have just been registered.
+        ret.map(|()| Self(ops, PhantomData))
     }
 }
 
-impl Drop for Registration {
+impl<T> Drop for Registration<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants it is registered; nobody uses it afterwards.
+        // SAFETY: By the type invariants, the operations are registered and boxed. Nobody uses them
+        // after the unregistration.
         unsafe {
             bindings::unregister_pernet_subsys(self.0.as_ptr());
             drop(KBox::from_raw(self.0.as_ptr()));
         }
-        // So are pairs and the state of namespaces.
+        // RCU callbacks that are code of this module free pairs and the state of namespaces, so the
+        // callbacks must finish before the module goes away.
         rcu::rcu_barrier();
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counters that each CPU has for itself.
+//! Per-CPU counters.
 //!
 //! C header: [`include/linux/percpu.h`](srctree/include/linux/percpu.h)
 
@@ -12,44 +12,46 @@ use kernel::{
     prelude::*, //
 };
 
-/// `N` counters a CPU. They only go up.
+/// `N` counters for each CPU. A counter only increases.
 ///
 /// # Invariants
 ///
-/// The pointer is a per-CPU allocation of `[u64; N]`.
+/// The pointer refers to a per-CPU allocation of `[u64; N]` that this value owns.
 pub(crate) struct PerCpuCounters<const N: usize>(NonNull<c_void>);
 
-// SAFETY: Each CPU adds to its own, with `this_cpu_add()`; a sum may be read from anywhere.
+// SAFETY: The allocation may be used and freed by any thread.
 unsafe impl<const N: usize> Send for PerCpuCounters<N> {}
-// SAFETY: As above.
+// SAFETY: Each CPU changes only its own counters, with `this_cpu_add()`, and any thread may read
+// the counters of all CPUs.
 unsafe impl<const N: usize> Sync for PerCpuCounters<N> {}
 
 impl<const N: usize> PerCpuCounters<N> {
-    /// Allocates them, all zero. May sleep.
+    /// Allocates the counters, all of which are zero. May sleep.
     pub(crate) fn new() -> Result<Self> {
-        // SAFETY: No requirements but the context, which may sleep.
+        // SAFETY: `alloc_percpu()` only requires a context that may sleep, as this function does.
         let ptr = unsafe { bindings::alloc_percpu(size_of::<[u64; N]>(), align_of::<u64>()) };
-        // INVARIANT: Just allocated with that size.
+        // INVARIANT: `ptr` was just allocated with the size and alignment of `[u64; N]`.
         Ok(Self(NonNull::new(ptr).ok_or(ENOMEM)?))
     }
 
+    /// Returns the `__percpu` pointer to a counter, or `None` if there is no such counter.
     fn at(&self, index: usize) -> Option<*mut u64> {
-        // A `__percpu` pointer is an offset and not an address: nothing may be derived from what
-        // it points at.
+        // A `__percpu` pointer is an offset and not an address. There is no memory at the pointer
+        // itself, so the code must not derive anything from it and uses wrapping arithmetic.
         (index < N).then(|| self.0.as_ptr().cast::<u64>().wrapping_add(index))
     }
 
-    /// Adds to this CPU's. In any context.
+    /// Adds `val` to a counter of this CPU. May be called in any context.
     #[inline]
     pub(crate) fn add(&self, index: usize, val: u64) {
         if let Some(ptr) = self.at(index) {
-            // SAFETY: By the type invariants it is a per-CPU `u64`; `this_cpu_add()` is safe
-            // against preemption and interrupts.
+            // SAFETY: By the type invariants, `ptr` refers to a per-CPU `u64`. `this_cpu_add()` is
+            // safe against preemption and interrupts.
             unsafe { bindings::this_cpu_add_u64(ptr, val) };
         }
     }
 
-    /// The sum over all CPUs; not a snapshot while others add.
+    /// Returns the sum of a counter over all CPUs. The sum is no snapshot while other CPUs add.
     pub(crate) fn sum(&self, index: usize) -> u64 {
         let Some(ptr) = self.at(index) else {
             return 0;
@@ -57,13 +59,13 @@ impl<const N: usize> PerCpuCounters<N> {
         let mut sum = 0u64;
         let mut cpu = -1i32;
         loop {
-            // SAFETY: No requirements.
+            // SAFETY: `next_possible_cpu()` has no requirements.
             let next = unsafe { bindings::next_possible_cpu(cpu) };
             if next >= nr_cpu_ids() {
                 return sum;
             }
-            // SAFETY: By the type invariants; the CPU is a possible one. A word that another CPU
-            // may be adding to is read volatile.
+            // SAFETY: By the type invariants, `ptr` refers to a per-CPU `u64`, and `next` is a
+            // possible CPU. The word is read volatile, because its CPU may add to it.
             let val = unsafe {
                 bindings::per_cpu_ptr(ptr.cast(), next)
                     .cast::<u64>()
@@ -77,7 +79,7 @@ impl<const N: usize> PerCpuCounters<N> {
 
 impl<const N: usize> Drop for PerCpuCounters<N> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants it is our allocation.
+        // SAFETY: By the type invariants, this value owns the allocation.
         unsafe { bindings::free_percpu(self.0.as_ptr()) };
     }
 }

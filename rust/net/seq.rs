@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sequence numbers, RFC 9293 section 3.4: they wrap.
+//! Comparison of sequence numbers, which wrap (RFC 9293 section 3.4).
 
-/// Whether `a` comes before `b`.
+/// Returns whether `a` comes before `b`.
 pub(crate) const fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
-/// Whether `low <= x <= high`, for numbers at most 2^31 apart.
+/// Returns whether `low <= x <= high`, for numbers that are less than 2^31 apart.
 pub(crate) const fn between(x: u32, low: u32, high: u32) -> bool {
     !before(x, low) && !before(high, x)
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Socket buffers of TCP's write queue.
+//! Socket buffers in and between the queues of TCP sockets.
 //!
-//! Invariant 1 of the design is ownership here: an [`Skb`] value is in no
-//! queue. [`Head::take`] gets one from a write queue, [`Received::eat`] from a
-//! receive queue, and `spent` has empty ones; [`Tcp::receive`] takes them over.
+//! Invariant 1 of the design is ownership here: an skb that is held as an [`Skb`] value is in no
+//! queue. [`Head::take`] gets a value from a write queue, [`Received::unlink`] gets one from a receive
+//! queue, and `skb_cache` provides empty ones. [`Tcp::receive`] takes the value over again.
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
@@ -23,39 +23,44 @@ use core::{
 
 use kernel::{
     bindings,
-    page::PAGE_SIZE,
-    types::NotThreadSafe, //
+    page::PAGE_SIZE, //
 };
 
 use super::{
+    iov::{
+        Destination,
+        Fault,
+        NoFaults,
+        Source, //
+    },
     mark::Mark,
-    sock::{
-        Lied,
-        Sock,
+    skb_cache,
+    sock::Sock,
+    tcp::{
+        OutOfSequence,
         Tcp, //
     },
-    spent,
 };
-use crate::moving::segments_of;
 
-/// TCP's control block in an skb (`TCP_SKB_CB()`).
+/// Returns TCP's control block in an skb (`TCP_SKB_CB()`).
 ///
 /// # Safety
 ///
-/// `skb` is valid and belongs to TCP.
+/// `skb` must be valid and belong to TCP.
 unsafe fn tcp_cb(skb: *mut bindings::sk_buff) -> *mut bindings::tcp_skb_cb {
-    // SAFETY: By the function's safety requirements; `cb` has room for it.
+    // SAFETY: By the function's safety requirements `skb` is valid. Its `cb` field has room for
+    // TCP's control block.
     unsafe { addr_of!((*skb).cb).cast_mut().cast() }
 }
 
-/// Which bytes an skb holds.
+/// Returns which bytes of a stream an skb holds.
 ///
 /// # Safety
 ///
-/// As [`tcp_cb`].
+/// `skb` must be valid and belong to TCP.
 #[inline]
 unsafe fn segment(skb: *mut bindings::sk_buff) -> Segment {
-    // SAFETY: By the function's safety requirements.
+    // SAFETY: By the function's safety requirements `skb` is valid and has TCP's control block.
     unsafe {
         let cb = tcp_cb(skb);
         Segment {
@@ -65,29 +70,32 @@ unsafe fn segment(skb: *mut bindings::sk_buff) -> Segment {
     }
 }
 
-/// What kind of packet it was (`ETH_P_*`); 0 if it was none.
+/// Returns the protocol of the packet that an skb was (`ETH_P_*`), or 0 if the skb was no packet.
 ///
 /// # Safety
 ///
-/// `skb` is valid.
+/// `skb` must be valid.
 #[inline]
 unsafe fn protocol(skb: *mut bindings::sk_buff) -> u16 {
-    // SAFETY: By the function's safety requirements; the headers' member of the union.
+    // SAFETY: By the function's safety requirements `skb` is valid. `headers` is the member of the
+    // union that contains `protocol`.
     unsafe { (*skb).__bindgen_anon_4.headers.as_ref() }.protocol
 }
 
-/// Copies `len` bytes behind the linear part, which does not grow yet.
+/// Copies `len` bytes behind the linear part of an skb, without extending the linear part.
 ///
 /// # Safety
 ///
-/// `skb` is valid, nobody else uses it, its data are not shared, and it has room.
+/// `skb` must be valid, nobody else may use it, its data must not be shared, and it must have room
+/// for `len` bytes.
 #[inline(always)]
 unsafe fn copy_behind(
     skb: *mut bindings::sk_buff,
     from: &mut Source<'_>,
     len: usize,
 ) -> Result<(), Fault> {
-    // SAFETY: By the function's safety requirements there are `len` bytes to be written.
+    // SAFETY: By the function's safety requirements `len` bytes at the tail may be written, and
+    // nobody else accesses them.
     from.copy(unsafe {
         core::slice::from_raw_parts_mut(
             bindings::skb_tail_pointer(skb).cast::<MaybeUninit<u8>>(),
@@ -99,25 +107,38 @@ unsafe fn copy_behind(
 /// The bytes `[seq, end_seq)` of a stream.
 #[derive(Clone, Copy)]
 pub(crate) struct Segment {
-    /// The first byte's number.
+    /// The sequence number of the first byte.
     pub(crate) seq: u32,
-    /// The number after the last byte's; a FIN takes one.
+    /// The sequence number after the last byte. A FIN takes one number.
     pub(crate) end_seq: u32,
 }
 
 impl Segment {
-    /// How many bytes.
+    /// Returns how many sequence numbers the segment covers.
     pub(crate) fn len(&self) -> u32 {
         self.end_seq.wrapping_sub(self.seq)
     }
 }
 
-/// The first skb of a socket's write queue, still in it.
+/// Returns how many segments of at most `mss` bytes are needed for `len` bytes.
+#[inline]
+pub(crate) fn segments_of(len: u32, mss: u32) -> u32 {
+    // In most cases one segment is enough, and a division is expensive.
+    if len <= mss {
+        1
+    } else {
+        len.saturating_add(mss.saturating_sub(1))
+            .checked_div(mss)
+            .unwrap_or(1)
+    }
+}
+
+/// The first skb of a socket's write queue, which is still in that queue.
 ///
 /// # Invariants
 ///
-/// `skb` is the head of the write queue of `sock`, whose state the holder has
-/// to itself for `'a` (it borrows a [`Tcp`](super::Tcp)).
+/// `skb` is the head of the write queue of `sock`, and the holder has exclusive access to the state
+/// of `sock` for `'a` (the value borrows a [`Tcp`](super::Tcp)).
 pub(crate) struct Head<'a> {
     sock: &'a Sock,
     skb: NonNull<bindings::sk_buff>,
@@ -125,12 +146,15 @@ pub(crate) struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
+    /// Creates a [`Head`] from the first skb of a write queue.
+    ///
     /// # Safety
     ///
-    /// `skb` is the head of the write queue of `sock`, and that queue is the
-    /// caller's alone for `'a`.
+    /// `skb` must be the head of the write queue of `sock`, and the caller must have exclusive
+    /// access to the state of `sock` for `'a`.
     pub(super) unsafe fn new(sock: &'a Sock, skb: NonNull<bindings::sk_buff>) -> Self {
-        // INVARIANT: By the function's safety requirements.
+        // INVARIANT: By the function's safety requirements `skb` is the head of the write queue,
+        // and access to the state of `sock` is exclusive for `'a`.
         Self {
             sock,
             skb,
@@ -138,78 +162,83 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// The C skb.
+    /// Returns the C skb.
     pub(super) fn raw(&self) -> *mut bindings::sk_buff {
         self.skb.as_ptr()
     }
 
-    /// Which bytes it holds.
+    /// Returns which bytes of the stream the skb holds.
     pub(crate) fn segment(&self) -> Segment {
-        // SAFETY: By the type invariants the skb is valid and TCP's.
+        // SAFETY: By the type invariants the skb is in a TCP write queue, so it is valid and
+        // belongs to TCP.
         unsafe { segment(self.raw()) }
     }
 
-    /// Bytes of payload.
+    /// Returns how many bytes of payload the skb has.
     pub(crate) fn len(&self) -> u32 {
-        // SAFETY: By the type invariants the skb is valid.
+        // SAFETY: By the type invariants the skb is in a queue, so it is valid.
         unsafe { addr_of!((*self.raw()).len).read() }
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns how many bytes of memory the skb takes.
     pub(crate) fn truesize(&self) -> u32 {
-        // SAFETY: By the type invariants the skb is valid.
+        // SAFETY: By the type invariants the skb is in a queue, so it is valid.
         unsafe { addr_of!((*self.raw()).truesize).read() }
     }
 
-    /// Whether it is the write queue's only one.
+    /// Returns whether the skb is the last of the write queue, and so the only one.
     pub(crate) fn is_last(&self) -> bool {
-        // SAFETY: By the type invariants it is in that queue.
+        // SAFETY: By the type invariants the skb is in the write queue of `sock`.
         unsafe { bindings::tcp_skb_is_last(self.sock.raw(), self.raw()) }
     }
 
-    /// The header's flags (`TCPHDR_*`, RFC 9293 section 3.1).
+    /// Returns the flags of the TCP header (`TCPHDR_*`, RFC 9293 section 3.1).
     pub(crate) fn tcp_flags(&self) -> u16 {
-        // SAFETY: By the type invariants the skb is valid and TCP's.
+        // SAFETY: By the type invariants the skb is in a TCP write queue, so it is valid and
+        // belongs to TCP.
         unsafe { (*tcp_cb(self.raw())).tcp_flags }
     }
 
-    /// Whether somebody waits for a time stamp that only the wire can give.
+    /// Returns whether somebody waits for a time stamp of this skb that only the wire can give.
     pub(crate) fn wants_timestamp(&self) -> bool {
-        // SAFETY: By the type invariants the skb is valid and TCP's.
+        // SAFETY: By the type invariants the skb is in a TCP write queue, so it is valid and
+        // belongs to TCP.
         unsafe {
             (*bindings::skb_shinfo(self.raw())).tx_flags != 0
                 || bindings::tcp_skb_cb::txstamp_ack_raw(tcp_cb(self.raw())) != 0
         }
     }
 
-    /// Whether its pages are still the sender's (`MSG_ZEROCOPY`).
+    /// Returns whether the skb's pages still belong to the sending program (`MSG_ZEROCOPY`).
     pub(crate) fn is_zerocopy(&self) -> bool {
-        // SAFETY: By the type invariants the skb is valid.
+        // SAFETY: By the type invariants the skb is in a queue, so it is valid.
         unsafe { bindings::skb_zcopy(self.raw()) }
     }
 
-    /// Whether some of the payload is in the linear part, which coalescing
-    /// would take for a packet's.
+    /// Returns whether some of the payload is in the linear part, which coalescing would mistake
+    /// for the linear part of a packet.
     pub(crate) fn has_linear_data(&self) -> bool {
-        // SAFETY: By the type invariants the skb is valid.
+        // SAFETY: By the type invariants the skb is in a queue, so it is valid.
         unsafe { bindings::skb_headlen(self.raw()) != 0 }
     }
 
-    /// Gives a zero-copy one pages of its own, and tells the sender that its own
-    /// are free, as reception on the loopback device does.
+    /// Gives a zero-copy skb pages of its own and notifies the sending program that the program's
+    /// pages are free, as reception on the loopback device does.
     ///
-    /// Returns whether there was memory for that.
-    pub(crate) fn own_pages(&mut self) -> bool {
-        // SAFETY: By the type invariants it is in the write queue of `sock`, which is ours.
+    /// Returns whether there was enough memory for the new pages.
+    pub(crate) fn copy_user_pages(&mut self) -> bool {
+        // SAFETY: By the type invariants the skb is in the write queue of `sock`, and we have
+        // exclusive access to the state of `sock`.
         unsafe { bindings::tcp_friends_own_pages(self.sock.raw(), self.raw()) == 0 }
     }
 
-    /// Cuts it so that it holds `len` bytes; the rest, at least a FIN, follows as a new skb.
+    /// Cuts the skb so that it holds `len` bytes. The rest, which is at least a FIN, follows as a
+    /// new skb.
     ///
-    /// Returns whether there was memory for that.
-    pub(crate) fn cut(&mut self, len: u32, mss: u32) -> bool {
-        // SAFETY: By the type invariants it is in the write queue of `sock`, which is ours;
-        // `GFP_ATOMIC` suits every context.
+    /// Returns whether there was enough memory for the new skb.
+    pub(crate) fn split(&mut self, len: u32, mss: u32) -> bool {
+        // SAFETY: By the type invariants the skb is in the write queue of `sock`, and we have
+        // exclusive access to the state of `sock`. `GFP_ATOMIC` is allowed in every context.
         unsafe {
             bindings::tcp_fragment(
                 self.sock.raw(),
@@ -222,34 +251,37 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Nothing is appended to it any more (as with `MSG_EOR`).
+    /// Prevents TCP from appending anything to the skb, as `MSG_EOR` does.
     pub(crate) fn end_record(&mut self) {
-        // SAFETY: By the type invariants the skb is valid and TCP's, and the queue is ours.
+        // SAFETY: By the type invariants the skb is in a TCP write queue, so it is valid and
+        // belongs to TCP, and we have exclusive access to that queue.
         unsafe { bindings::tcp_skb_cb::set_eor_raw(tcp_cb(self.raw()), 1) };
     }
 
-    /// Marks what is sent of it first. Returns whether there was the memory for that.
+    /// Marks the first segment that is sent from this skb. Returns whether there was enough memory.
     pub(crate) fn mark(&mut self, mark: Mark) -> bool {
-        // SAFETY: By the type invariants the skb is valid, and the queue is ours.
+        // SAFETY: By the type invariants the skb is valid, and we have exclusive access to the
+        // queue that it is in.
         unsafe { mark.put_on(self.raw()) }
     }
 
-    /// Takes it out of the queue and off the sender's account.
+    /// Takes the skb out of the queue and uncharges it from the sender.
     pub(crate) fn take(self) -> Skb {
         let size = self.truesize() as i32;
-        // SAFETY: By the type invariants the sender's account is ours, and the skb is charged there
-        // with its true size (it is not a zero-copy one, which would be charged with less: such a
-        // one is never taken).
+        // SAFETY: By the type invariants we have exclusive access to the sender's account. The skb
+        // is charged there with its truesize: only a zero-copy skb would be charged with less, and
+        // a zero-copy skb is never taken.
         unsafe { bindings::sk_mem_uncharge(self.sock.raw(), size) };
         self.unlink()
     }
 
-    /// The same, and its size is ready to be charged to `receiver`, from the
-    /// sender's account where both draw on the same one.
+    /// Takes the skb out of the queue, uncharges it from the sender, and makes its size ready to be
+    /// charged to `receiver`. The pages come from the sender's account where both sockets draw on
+    /// one account.
     ///
-    /// Gives it back, still queued, if the receiver's account takes no more.
+    /// Gives the skb back, still queued, if the receiver's account takes no more.
     pub(crate) fn take_for(self, receiver: &mut Tcp<'_>) -> Result<Skb, Self> {
-        if receiver.sock().shares_account(self.sock) && receiver.borrow_pages(self.sock, &self) {
+        if receiver.sock().shares_account(self.sock) && receiver.take_over_pages(self.sock, &self) {
             Ok(self.unlink())
         } else if receiver.rmem_schedule(&self) {
             Ok(self.take())
@@ -258,14 +290,17 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// Takes the skb out of the queue. The caller takes care of what the skb was charged to.
     fn unlink(self) -> Skb {
         let size = self.truesize() as i32;
-        // SAFETY: By the type invariants it is in the write queue of `sock`, which is ours.
+        // SAFETY: By the type invariants the skb is in the write queue of `sock`, and we have
+        // exclusive access to the state of `sock`.
         unsafe {
             bindings::tcp_unlink_write_queue(self.raw(), self.sock.raw());
             bindings::sk_wmem_queued_add(self.sock.raw(), -size);
         }
-        // INVARIANT: It is in no queue now; the callers took care of what it was charged to.
+        // INVARIANT: The skb is in no queue now, so we have the only reference, and the callers
+        // have taken care of what the skb was charged to.
         Skb(self.skb)
     }
 }
@@ -274,10 +309,10 @@ impl<'a> Head<'a> {
 ///
 /// # Invariants
 ///
-/// The holder has the only reference.
+/// The holder has the only reference to the skb, which is in no queue and charged to nobody.
 pub(crate) struct Skb(NonNull<bindings::sk_buff>);
 
-/// `TCPHDR_FIN`, RFC 9293 section 3.1.
+/// `TCPHDR_FIN` of RFC 9293 section 3.1.
 const FIN: u16 = 0x01;
 /// `TCPHDR_SYN`.
 const SYN: u16 = 0x02;
@@ -287,15 +322,15 @@ const PSH: u16 = 0x08;
 const ACK: u16 = 0x10;
 
 impl Skb {
-    /// Notes for how many segments of `mss` bytes it stands (`tcp_skb_pcount()`),
-    /// and returns that.
+    /// Stores for how many segments of `mss` bytes the skb stands (`tcp_skb_pcount()`), and returns
+    /// that number.
     pub(crate) fn set_segments(&mut self, mss: u32) -> u32 {
         let raw = self.0.as_ptr();
-        // SAFETY: By the type invariants the skb is valid.
+        // SAFETY: By the type invariants we have a reference to the skb, so it is valid.
         let len = unsafe { addr_of!((*raw).len).read() };
         let segments = segments_of(len, mss);
-        // SAFETY: By the type invariants the skb is ours alone, and TCP's; it is the member of the
-        // union that a sender uses.
+        // SAFETY: By the type invariants we have the only reference to the skb, whose control block
+        // is TCP's. `tcp_gso_segs` is in the member of the union that a sender uses.
         unsafe {
             (*tcp_cb(raw))
                 .__bindgen_anon_1
@@ -305,34 +340,38 @@ impl Skb {
         segments
     }
 
-    /// Gives it to C.
+    /// Passes the reference to C.
     pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
         ManuallyDrop::new(self).0.as_ptr()
     }
 }
 
 impl Skb {
+    /// Creates an [`Skb`] from a C skb.
+    ///
     /// # Safety
     ///
-    /// The caller has the only reference, and gives it up; the skb is in no queue
-    /// and charged to nobody.
+    /// The caller must have the only reference and give it up. The skb must be in no queue and
+    /// charged to nobody.
     pub(super) unsafe fn from_raw(skb: NonNull<bindings::sk_buff>) -> Self {
-        // INVARIANT: By the function's safety requirements.
+        // INVARIANT: By the function's safety requirements this is the only reference, and the skb
+        // is in no queue and charged to nobody.
         Self(skb)
     }
 
-    /// A new one, empty. Does not sleep, and leaves the kernel's reserves alone, also for
-    /// who may use them: it will be used again by others.
+    /// Allocates an empty skb. Does not sleep, and does not use the kernel's memory reserves even
+    /// if the caller may use them, because others will use the skb again.
     pub(super) fn new(size: Size) -> Option<Self> {
         let gfp = bindings::GFP_NOWAIT | 1 << bindings::___GFP_NOMEMALLOC_BIT;
 
         if size == Size::Paged {
             return Self::new_paged(gfp);
         }
-        // SAFETY: No requirements.
+        // SAFETY: `__alloc_skb()` has no requirements.
         let skb =
             unsafe { bindings::__alloc_skb(size.room() as u32, gfp, 0, bindings::NUMA_NO_NODE) };
-        // INVARIANT: Nobody else has it yet.
+        // INVARIANT: The skb was just allocated, so nobody else has a reference, no queue has it,
+        // and nobody is charged with it.
         NonNull::new(skb).map(Self)
     }
 
@@ -340,11 +379,12 @@ impl Skb {
     fn new_paged(gfp: bindings::gfp_t) -> Option<Self> {
         // SAFETY: `__alloc_skb()` has no requirements.
         let skb = unsafe { bindings::__alloc_skb(0, gfp, 0, bindings::NUMA_NO_NODE) };
-        // INVARIANT: The skb was just allocated, so nobody else has a reference to it.
+        // INVARIANT: The skb was just allocated, so nobody else has a reference, no queue has it,
+        // and nobody is charged with it.
         let skb = NonNull::new(skb).map(Self)?;
         let all = (0..PAGES).all(|i| {
-            // SAFETY: By the type invariants the skb is valid and ours alone. An skb has room for
-            // more fragments than `PAGES`.
+            // SAFETY: By the type invariants the skb is valid and we have the only reference. An
+            // skb has room for more fragments than `PAGES`.
             unsafe { bindings::skb_add_page(skb.raw(), i as i32, ORDER, gfp) }
         });
 
@@ -356,15 +396,16 @@ impl Skb {
     #[inline(always)]
     fn has_own_pages(&self) -> bool {
         let raw = self.0.as_ptr();
-        // SAFETY: By the type invariants the skb is valid. Only fragments that it has are checked.
+        // SAFETY: By the type invariants we have a reference to the skb, so it is valid. Only
+        // fragments that the skb has are checked.
         unsafe {
             usize::from((*bindings::skb_shinfo(raw)).nr_frags) == PAGES
                 && (0..PAGES).all(|i| bindings::skb_frag_is_own(raw, i as i32, ORDER))
         }
     }
 
-    /// Puts `len` bytes into an empty skb of [`Size::Paged`]. Each page gets as many of them,
-    /// because no fragment may be empty.
+    /// Puts `len` bytes into an empty skb of [`Size::Paged`]. Each page gets as many, because no
+    /// fragment may be empty.
     #[inline(always)]
     pub(crate) fn fill_pages(&mut self, from: &mut Source<'_>, len: usize) -> Result<(), Fault> {
         let raw = self.0.as_ptr();
@@ -375,9 +416,9 @@ impl Skb {
         }
         for i in 0..PAGES {
             let now = len.saturating_sub(done).min(len.div_ceil(PAGES));
-            // SAFETY: By the type invariants the skb is valid and ours alone. It has own pages, as
-            // was checked above, so that each address is that of `PIECE` bytes which nobody else
-            // reads or writes, and `now` is no more. TRUNCATE: `PIECE` fits in a `u32`.
+            // SAFETY: By the type invariants the skb is valid and we have the only reference.
+            // Nobody else has a reference to its pages, and each page has at least `now` bytes.
+            // TRUNCATE: `now` is at most `PAGED`.
             let copied = unsafe {
                 bindings::skb_frag_size_set(raw, i as i32, now as u32);
                 from.copy(core::slice::from_raw_parts_mut(
@@ -387,14 +428,14 @@ impl Skb {
             };
             if copied.is_err() {
                 if done != 0 {
-                    from.give_back(done);
+                    from.revert(done);
                 }
                 return Err(Fault);
             }
             done = done.saturating_add(now);
         }
-        // SAFETY: By the type invariants the skb is valid and ours alone. TRUNCATE: `len` is at most
-        // `PAGED`.
+        // SAFETY: By the type invariants the skb is valid and we have the only reference.
+        // TRUNCATE: `len` is at most `PAGED`.
         unsafe {
             (*raw).len = len as u32;
             (*raw).data_len = len as u32;
@@ -402,22 +443,23 @@ impl Skb {
         Ok(())
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns how many bytes of memory the skb takes.
     #[inline]
     pub(crate) fn truesize(&self) -> u32 {
-        // SAFETY: By the type invariants the skb is valid.
+        // SAFETY: By the type invariants we have a reference to the skb, so it is valid.
         unsafe { addr_of!((*self.0.as_ptr()).truesize).read() }
     }
 
-    /// The C skb.
+    /// Returns the C skb.
     pub(super) fn raw(&self) -> *mut bindings::sk_buff {
         self.0.as_ptr()
     }
 
-    /// The CPU that made it.
+    /// Returns the CPU that allocated the skb.
     #[inline]
     pub(super) fn cpu(&self) -> usize {
-        // SAFETY: By the type invariants the skb is valid; the headers' member of the union.
+        // SAFETY: By the type invariants we have a reference to the skb, so it is valid. `headers`
+        // is the member of the union that contains `alloc_cpu`.
         unsafe {
             (*self.0.as_ptr())
                 .__bindgen_anon_4
@@ -428,11 +470,13 @@ impl Skb {
         }
     }
 
-    /// Puts `len` bytes into an empty one that has room for them, and is not [`Size::Paged`].
+    /// Puts `len` bytes into an empty skb, which must have room for them and must not be of
+    /// [`Size::Paged`].
     #[inline(always)]
     pub(crate) fn fill(&mut self, from: &mut Source<'_>, len: usize) -> Result<(), Fault> {
-        // SAFETY: By the type invariants the skb is valid and ours alone; the caller says that it
-        // has room. TRUNCATE: So it has.
+        // SAFETY: By the type invariants the skb is valid and we have the only reference. The
+        // caller guarantees that the skb has room for `len` bytes. TRUNCATE: The room of an skb
+        // fits in a `u32`.
         unsafe {
             copy_behind(self.0.as_ptr(), from, len)?;
             bindings::__skb_put(self.0.as_ptr(), len as u32);
@@ -440,12 +484,12 @@ impl Skb {
         Ok(())
     }
 
-    /// What it holds starts at `seq`. Returns how many bytes that are.
+    /// Numbers the skb's bytes from `seq` on. Returns how many bytes the skb has.
     #[inline(always)]
-    pub(crate) fn number(&mut self, seq: u32) -> u32 {
+    pub(crate) fn set_seq(&mut self, seq: u32) -> u32 {
         let raw = self.0.as_ptr();
-        // SAFETY: By the type invariants the skb is valid and ours alone; the control block is
-        // TCP's from here on.
+        // SAFETY: By the type invariants the skb is valid and we have the only reference. Its
+        // control block is TCP's from here on.
         unsafe {
             let len = addr_of!((*raw).len).read();
             let cb = tcp_cb(raw);
@@ -457,13 +501,13 @@ impl Skb {
         }
     }
 
-    /// Empties the skb and returns its size, if [`Skb::new`] could have allocated it and it is not
-    /// of [`Size::Paged`].
+    /// Empties the skb and returns its size if [`Skb::new`] could have allocated it, and if the size
+    /// is not [`Size::Paged`].
     #[inline(always)]
     pub(super) fn recycle(&mut self) -> Option<Size> {
         let raw = self.0.as_ptr();
-        // SAFETY: By the type invariants the skb is valid and ours alone; where its data are nobody
-        // else's either, they may be written again.
+        // SAFETY: By the type invariants the skb is valid and we have the only reference. If the
+        // skb was never cloned, its data are not shared either, and may be overwritten.
         unsafe {
             let size = match bindings::skb_end_offset(raw) as usize {
                 end if end == Size::Small.room() => Size::Small,
@@ -478,7 +522,7 @@ impl Skb {
                 return None;
             }
             bindings::__skb_trim(raw, 0);
-            // A segment that was merged into it may have left its marks here.
+            // A segment that was merged into the skb may have left its state in the control block.
             addr_of_mut!((*raw).cb).write_bytes(0, 1);
             Some(size)
         }
@@ -487,8 +531,8 @@ impl Skb {
     /// Empties the skb if it is of [`Size::Paged`]. Returns whether it is.
     pub(super) fn recycle_pages(&mut self) -> bool {
         let raw = self.0.as_ptr();
-        // SAFETY: By the type invariants the skb is valid and ours alone. Where nobody else has a
-        // reference to its pages either, they may be written again.
+        // SAFETY: By the type invariants the skb is valid and we have the only reference. If
+        // nobody else has a reference to its pages, these may be overwritten.
         unsafe {
             if protocol(raw) != 0
                 || bindings::skb_headlen(raw) != 0
@@ -508,17 +552,17 @@ impl Skb {
 
 impl Drop for Skb {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants ours is the only reference.
+        // SAFETY: By the type invariants we have the only reference.
         unsafe { bindings::__kfree_skb(self.0.as_ptr()) };
     }
 }
 
-/// How much an empty skb holds.
+/// The size of an empty skb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
-    /// One buffer of 2 KiB, including `struct skb_shared_info`.
+    /// A buffer of 2 KiB, including `struct skb_shared_info`.
     Small,
-    /// One buffer of 32 KiB, including `struct skb_shared_info`.
+    /// A buffer of 32 KiB, including `struct skb_shared_info`.
     Large,
     /// [`PAGED`] bytes in [`PAGES`] fragments.
     Paged,
@@ -535,10 +579,8 @@ const PIECE: usize = if PAGE_SIZE > 32 << 10 {
 };
 /// How many pages it has.
 const PAGES: usize = PAGED / PIECE;
-/// The order of these pages.
+/// The order of these pages. No processor has pages of more than 64 KiB.
 const ORDER: u32 = (PIECE / PAGE_SIZE).trailing_zeros();
-// No processor has pages of more than 64 KiB.
-const _: () = assert!(PAGE_SIZE <= PIECE);
 
 impl Size {
     /// Returns how many pages of TCP's account the memory of an skb of this size takes.
@@ -554,7 +596,7 @@ impl Size {
         usize::div_ceil(whole, PAGE_SIZE) as isize
     }
 
-    /// Bytes of payload that it has room for.
+    /// Returns how many bytes of payload an empty skb of this size has room for.
     #[inline]
     pub(crate) fn room(self) -> usize {
         let whole = match self {
@@ -562,12 +604,12 @@ impl Size {
             Size::Large => 32 << 10,
             Size::Paged => return PAGED,
         };
-        // SAFETY: No requirements.
+        // SAFETY: `SKB_WITH_OVERHEAD()` only computes a number.
         unsafe { bindings::skb_with_overhead(whole) as usize }
     }
 
-    /// Returns the size of the skb that the first of `len` bytes go into. At most a quarter of an
-    /// skb of [`Size::Paged`] stays empty.
+    /// Returns the size for the first of `len` bytes. At most a quarter of an skb of
+    /// [`Size::Paged`] stays empty.
     #[inline]
     pub(crate) fn of(len: usize) -> Self {
         if len < PAGED / 4 * 3 {
@@ -589,136 +631,12 @@ impl Size {
     }
 }
 
-/// The bytes that a writer wants to send. None is lost: what is not taken is
-/// there for the next to ask.
-///
-/// `kernel::iov` has the same, with assertions; nothing may panic here.
+/// An skb of a socket's receive queue, which is still in that queue.
 ///
 /// # Invariants
 ///
-/// The iterator is a valid one for writes of a program (`ITER_SOURCE`), and nobody
-/// else's for `'a`.
-pub(crate) struct Source<'a>(NonNull<bindings::iov_iter>, PhantomData<&'a mut ()>);
-
-/// Where a reader wants its bytes.
-///
-/// # Invariants
-///
-/// The iterator is a valid one for reads of a program (`ITER_DEST`), and nobody
-/// else's for `'a`.
-pub(crate) struct Destination<'a>(NonNull<bindings::iov_iter>, PhantomData<&'a mut ()>);
-
-/// A page of the caller's memory is not there, and may not be waited for.
-pub(crate) struct Fault;
-
-/// Page faults are not handled until it is dropped: a copy from or to the
-/// caller's memory stops short instead.
-struct NoFaults(NotThreadSafe);
-
-impl NoFaults {
-    fn new() -> Self {
-        // SAFETY: Undone by `drop`.
-        unsafe { bindings::pagefault_disable() };
-        Self(NotThreadSafe)
-    }
-}
-
-impl Drop for NoFaults {
-    fn drop(&mut self) {
-        // SAFETY: `new` disabled them.
-        unsafe { bindings::pagefault_enable() };
-    }
-}
-
-/// How many bytes an iterator has left (`iov_iter_count()`).
-///
-/// # Safety
-///
-/// `iter` is valid.
-#[inline]
-unsafe fn left(iter: NonNull<bindings::iov_iter>) -> usize {
-    // SAFETY: By the function's safety requirements; every kind of iterator has the field.
-    unsafe {
-        addr_of!(
-            (*iter.as_ptr())
-                .__bindgen_anon_1
-                .__bindgen_anon_1
-                .as_ref()
-                .count
-        )
-        .read()
-    }
-}
-
-impl<'a> Source<'a> {
-    /// # Safety
-    ///
-    /// `msg` is valid and the caller's alone for `'a`, and its iterator is a source.
-    pub(super) unsafe fn new(msg: *mut bindings::msghdr) -> Self {
-        // SAFETY: By the function's safety requirements; it is a field of a valid structure.
-        let iter = unsafe { NonNull::new_unchecked(addr_of_mut!((*msg).msg_iter)) };
-        // INVARIANT: By the function's safety requirements.
-        Self(iter, PhantomData)
-    }
-
-    /// How many bytes are left.
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        // SAFETY: By the type invariants.
-        unsafe { left(self.0) }
-    }
-
-    /// Takes as many bytes as `to` holds, or none.
-    #[inline(always)]
-    fn copy(&mut self, to: &mut [MaybeUninit<u8>]) -> Result<(), Fault> {
-        let want = to.len();
-        let _no_faults = NoFaults::new();
-        // SAFETY: By the type invariants; the slice is valid for writes of its length.
-        let copied = unsafe {
-            bindings::copy_from_iter_inatomic(to.as_mut_ptr().cast(), want, self.0.as_ptr())
-        };
-
-        if copied == want {
-            return Ok(());
-        }
-        self.give_back(copied);
-        Err(Fault)
-    }
-
-    /// The last `bytes` that were taken have not been.
-    #[cold]
-    pub(crate) fn give_back(&mut self, bytes: usize) {
-        // SAFETY: By the type invariants; the caller says that it was advanced by so many.
-        unsafe { bindings::iov_iter_revert(self.0.as_ptr(), bytes) };
-    }
-}
-
-impl<'a> Destination<'a> {
-    /// The last `bytes` that were written have not been.
-    #[cold]
-    pub(crate) fn give_back(&mut self, bytes: usize) {
-        // SAFETY: By the type invariants; the caller says that it was advanced by so many.
-        unsafe { bindings::iov_iter_revert(self.0.as_ptr(), bytes) };
-    }
-
-    /// # Safety
-    ///
-    /// `msg` is valid and the caller's alone for `'a`, and its iterator is a
-    /// destination.
-    pub(super) unsafe fn new(msg: *mut bindings::msghdr) -> Self {
-        // SAFETY: By the function's safety requirements; it is a field of a valid structure.
-        let iter = unsafe { NonNull::new_unchecked(addr_of_mut!((*msg).msg_iter)) };
-        // INVARIANT: By the function's safety requirements.
-        Self(iter, PhantomData)
-    }
-}
-
-/// An skb of a socket's receive queue, still in it.
-///
-/// # Invariants
-///
-/// `skb` is in the receive queue of `sock`, whose state the holder has to itself
-/// for `'a` (it borrows a [`Tcp`]).
+/// `skb` is in the receive queue of `sock`, and the holder has exclusive access to the state of
+/// `sock` for `'a` (the value borrows a [`Tcp`]).
 pub(crate) struct Received<'a> {
     sock: &'a Sock,
     skb: NonNull<bindings::sk_buff>,
@@ -726,12 +644,15 @@ pub(crate) struct Received<'a> {
 }
 
 impl<'a> Received<'a> {
+    /// Creates a [`Received`] from an skb of a receive queue.
+    ///
     /// # Safety
     ///
-    /// `skb` is in the receive queue of `sock`, and that queue is the caller's
-    /// alone for `'a`.
+    /// `skb` must be in the receive queue of `sock`, and the caller must have exclusive access to
+    /// the state of `sock` for `'a`.
     pub(super) unsafe fn new(sock: &'a Sock, skb: NonNull<bindings::sk_buff>) -> Self {
-        // INVARIANT: By the function's safety requirements.
+        // INVARIANT: By the function's safety requirements `skb` is in the receive queue, and
+        // access to the state of `sock` is exclusive for `'a`.
         Self {
             sock,
             skb,
@@ -739,29 +660,32 @@ impl<'a> Received<'a> {
         }
     }
 
+    /// Returns the C skb.
     fn raw(&self) -> *mut bindings::sk_buff {
         self.skb.as_ptr()
     }
 
-    /// Which bytes it holds.
+    /// Returns which bytes of the stream the skb holds.
     #[inline]
     pub(crate) fn segment(&self) -> Segment {
-        // SAFETY: By the type invariants the skb is valid and TCP's.
+        // SAFETY: By the type invariants the skb is in a TCP receive queue, so it is valid and
+        // belongs to TCP.
         unsafe { segment(self.raw()) }
     }
 
-    /// Bytes of payload.
+    /// Returns how many bytes of payload the skb has.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        // SAFETY: By the type invariants the skb is valid.
+        // SAFETY: By the type invariants the skb is in a queue, so it is valid.
         unsafe { addr_of!((*self.raw()).len).read() as usize }
     }
 
-    /// Whether a friend brought it and nothing else: it has no time stamp, no
-    /// FIN, and was no packet.
+    /// Returns whether everything in the skb came from a friend: the skb has no time stamp and no
+    /// FIN, and it was no packet.
     #[inline]
     pub(crate) fn is_from_friend(&self) -> bool {
-        // SAFETY: By the type invariants the skb is valid and TCP's.
+        // SAFETY: By the type invariants the skb is in a TCP receive queue, so it is valid and
+        // belongs to TCP.
         unsafe {
             let cb = tcp_cb(self.raw());
             protocol(self.raw()) == 0
@@ -770,11 +694,12 @@ impl<'a> Received<'a> {
         }
     }
 
-    /// How many bytes can be appended to it.
+    /// Returns how many bytes can be appended to the skb.
     #[inline(always)]
     pub(crate) fn room(&self) -> usize {
-        // SAFETY: By the type invariants the skb is valid. Where there are fragments there is no
-        // room, and a clone's holder may append too.
+        // SAFETY: By the type invariants the skb is in a queue, so it is valid. An skb with
+        // fragments has no tailroom, and behind cloned data the holder of the clone may append,
+        // too.
         unsafe {
             if bindings::skb_cloned(self.raw()) {
                 return 0;
@@ -783,32 +708,35 @@ impl<'a> Received<'a> {
         }
     }
 
-    /// Copies `len` bytes, for which there is room, behind those that it has. They are not
-    /// part of it before [`Received::append`].
+    /// Copies `len` bytes, for which there must be room, behind the bytes of the skb. The new bytes
+    /// are no part of the skb before [`Received::append`] is called.
     #[inline(always)]
     pub(crate) fn copy_behind(&mut self, from: &mut Source<'_>, len: usize) -> Result<(), Fault> {
-        // SAFETY: By the type invariants the skb is valid, and nobody else touches it.
+        // SAFETY: By the type invariants the skb is valid, and nobody else accesses it. The caller
+        // guarantees that the skb has room for `len` bytes and is not cloned ([`Received::room`]).
         unsafe { copy_behind(self.raw(), from, len) }
     }
 
-    /// The next `len` bytes of the stream, which were copied there, are received. It is the
-    /// last of the queue. They stand for `segments` segments.
+    /// Receives the next `len` bytes of the stream, which [`Received::copy_behind`] has copied, as
+    /// a part of this skb. They stand for `segments` segments. The skb must be the last of the
+    /// queue.
     ///
-    /// If it does not end at `rcv_nxt` the connection is reset: [`Lied`].
+    /// Resets the connection and returns [`OutOfSequence`] if the skb does not end at `rcv_nxt`.
     #[inline(always)]
-    pub(crate) fn append(self, len: usize, segments: u32) -> Result<(), Lied> {
-        // SAFETY: By the type invariants the receive queue is ours, and the caller says that it is
-        // the last, and has room. TRUNCATE: There was room for them.
+    pub(crate) fn append(self, len: usize, segments: u32) -> Result<(), OutOfSequence> {
+        // SAFETY: By the type invariants we have exclusive access to the receive queue. The caller
+        // guarantees that the skb is the last of the queue and has room for `len` bytes. TRUNCATE:
+        // The room of an skb fits in a `u32`.
         unsafe {
             if !bindings::tcp_friends_rcv_more(self.sock.raw(), self.raw(), len as u32, segments) {
-                return Err(Lied);
+                return Err(OutOfSequence);
             }
             bindings::__skb_put(self.raw(), len as u32);
         }
         Ok(())
     }
 
-    /// Copies `len` bytes from `offset` on, or none. It has as many.
+    /// Copies `len` bytes from `offset` on, or none. The skb must have that many bytes.
     #[inline]
     pub(crate) fn copy(
         &self,
@@ -816,33 +744,32 @@ impl<'a> Received<'a> {
         offset: usize,
         len: usize,
     ) -> Result<(), Fault> {
-        // SAFETY: By the type invariants of `to`.
-        let before = unsafe { left(to.0) };
+        let before = to.left();
         let _no_faults = NoFaults::new();
-        // SAFETY: By the type invariants the skb is valid, and has the bytes as the caller says.
-        // Its first `len - data_len` bytes are at `data`.
+        // SAFETY: By the type invariants the skb is valid. The caller guarantees that the skb has
+        // these bytes. Its first `len - data_len` bytes are at `data`, and `data_len` is 0 in the
+        // first branch.
         let whole = unsafe {
             let skb = self.raw();
             if addr_of!((*skb).data_len).read() == 0 {
                 let data = addr_of!((*skb).data).read().add(offset);
-                bindings::_copy_to_iter(data.cast(), len, to.0.as_ptr()) == len
+                bindings::_copy_to_iter(data.cast(), len, to.raw()) == len
             } else {
-                bindings::skb_copy_datagram_iter(skb, offset as i32, to.0.as_ptr(), len as i32) == 0
+                bindings::skb_copy_datagram_iter(skb, offset as i32, to.raw(), len as i32) == 0
             }
         };
         if whole {
             return Ok(());
         }
-        // SAFETY: By the type invariants of `to`; it was just advanced by what it has less now.
-        unsafe { bindings::iov_iter_revert(to.0.as_ptr(), before.saturating_sub(left(to.0))) };
+        to.revert(before.saturating_sub(to.left()));
         Err(Fault)
     }
 
-    /// Takes it out of the queue and off the reader's account.
+    /// Takes the skb out of the queue and uncharges it from the reader.
     #[inline(always)]
-    pub(crate) fn eat(self) -> Skb {
-        // SAFETY: By the type invariants it is in that queue, which is ours, and charged to the
-        // socket as all that is there.
+    pub(crate) fn unlink(self) -> Skb {
+        // SAFETY: By the type invariants the skb is in the receive queue of `sock`, to whose state
+        // we have exclusive access. Everything in a receive queue is charged to its socket.
         unsafe {
             let queue = addr_of_mut!((*self.sock.raw()).sk_receive_queue);
 
@@ -851,17 +778,19 @@ impl<'a> Received<'a> {
         }
     }
 
-    /// Whether it is the end of the stream, perhaps with data before that.
+    /// Returns whether the skb ends the stream with a FIN, which data may precede.
     #[inline(always)]
-    pub(crate) fn is_end(&self) -> bool {
-        // SAFETY: By the type invariants the skb is valid and TCP's.
+    pub(crate) fn has_fin(&self) -> bool {
+        // SAFETY: By the type invariants the skb is in a TCP receive queue, so it is valid and
+        // belongs to TCP.
         unsafe { (*tcp_cb(self.raw())).tcp_flags & FIN != 0 }
     }
 
-    /// Whether it is the last of the queue.
+    /// Returns whether the skb is the last of the queue.
     #[inline(always)]
     pub(crate) fn is_last(&self) -> bool {
-        // SAFETY: By the type invariants it is in that queue, which is ours.
+        // SAFETY: By the type invariants the skb is in the receive queue of `sock`, to which we
+        // have exclusive access.
         unsafe {
             core::ptr::addr_eq(
                 (*self.raw()).__bindgen_anon_1.__bindgen_anon_1.next,
@@ -870,21 +799,24 @@ impl<'a> Received<'a> {
         }
     }
 
-    /// Whether it has nothing but bytes that a program can read.
+    /// Returns whether the skb has nothing but bytes that a program can read: no FIN, no SYN, and
+    /// no memory of a device.
     #[inline(always)]
     pub(crate) fn is_plain(&self) -> bool {
-        // SAFETY: By the type invariants the skb is valid and TCP's.
+        // SAFETY: By the type invariants the skb is in a TCP receive queue, so it is valid and
+        // belongs to TCP.
         unsafe {
             (*tcp_cb(self.raw())).tcp_flags & (FIN | SYN) == 0
                 && bindings::skb_frags_readable(self.raw())
         }
     }
 
-    /// The one behind it.
+    /// Returns the next skb of the queue.
     #[inline]
     pub(crate) fn next(self) -> Option<Received<'a>> {
-        // SAFETY: By the type invariants it is in that queue, which is ours; the last one's next
-        // is the queue's head.
+        // SAFETY: By the type invariants the skb is in the receive queue of `sock`, to whose state
+        // we have exclusive access for `'a`. The `next` of the last skb is the queue's head; the
+        // `next` of any other is an skb of this queue.
         unsafe {
             if self.is_last() {
                 return None;
@@ -895,45 +827,51 @@ impl<'a> Received<'a> {
         }
     }
 
-    /// Whether its bytes can be copied to a program: not where they are a device's.
+    /// Returns whether the bytes can be copied to a program. Bytes in a device's memory cannot.
     #[inline(always)]
     pub(crate) fn is_readable(&self) -> bool {
-        // SAFETY: By the type invariants the skb is valid and TCP's.
+        // SAFETY: By the type invariants the skb is in a TCP receive queue, so it is valid and
+        // belongs to TCP.
         unsafe {
             (*tcp_cb(self.raw())).tcp_flags & SYN == 0 && bindings::skb_frags_readable(self.raw())
         }
     }
 }
 
-/// Takes an skb that has been read off its reader's account, as `tcp_eat_recv_skb()` does.
-/// Whatever its destructor is, it calls `sock_rfree()` and no more.
+/// Uncharges an skb, which has been read, from its reader, as `tcp_eat_recv_skb()` does. This
+/// function clears the skb's destructor instead of calling it, because every possible destructor
+/// only calls `sock_rfree()`.
 ///
 /// # Safety
 ///
-/// `skb` is charged to `sock`, whose state the caller has to itself; it is in no queue any
-/// more, and nobody else has it.
+/// `skb` must be charged to `sock`, and the caller must have exclusive access to the state of
+/// `sock`. `skb` must not be in a queue any more, and nobody else may have a reference to it.
 #[inline(always)]
 unsafe fn uncharge(sock: &Sock, skb: NonNull<bindings::sk_buff>) -> Skb {
     let raw = skb.as_ptr();
-    // SAFETY: By the function's safety requirements.
+    // SAFETY: By the function's safety requirements `skb` is charged to `sock`, and we have
+    // exclusive access to both. TCP charges an skb with its truesize.
     unsafe {
         sock.rfree(addr_of!((*raw).truesize).read());
         let owner = &mut (*raw).__bindgen_anon_3.__bindgen_anon_1;
         owner.destructor = None;
         (*raw).sk = core::ptr::null_mut();
     }
-    // INVARIANT: It is in no queue and charged to nobody.
+    // INVARIANT: By the function's safety requirements this is the only reference. The skb is in no
+    // queue, and it is charged to nobody now.
     Skb(skb)
 }
 
-/// An skb that was made here, and that TCP has read and unlinked, is used again.
+/// Passes an skb to the cache for reuse. The skb was allocated by [`Skb::new`], and TCP has read
+/// and unlinked it.
 ///
 /// # Safety
 ///
-/// As for [`uncharge`].
-pub(super) unsafe fn read_by_tcp(sock: &Sock, skb: NonNull<bindings::sk_buff>) {
-    // SAFETY: By the function's safety requirements.
-    spent::keep(unsafe { uncharge(sock, skb) });
+/// `skb` must be charged to `sock`, and the caller must have exclusive access to the state of
+/// `sock`. `skb` must not be in a queue any more, and nobody else may have a reference to it.
+pub(super) unsafe fn recycle_read(sock: &Sock, skb: NonNull<bindings::sk_buff>) {
+    // SAFETY: The safety requirements of this function are those of `uncharge`.
+    skb_cache::put(unsafe { uncharge(sock, skb) });
 }
 
 /// How the segment that established a connection came in.
@@ -941,18 +879,20 @@ pub(super) unsafe fn read_by_tcp(sock: &Sock, skb: NonNull<bindings::sk_buff>) {
 pub(crate) enum Arrival {
     /// Over the loopback device.
     Loopback,
-    /// Over another one, or there was none.
+    /// Over another device, or no segment came in.
     Elsewhere,
 }
 
 impl Arrival {
+    /// Returns how `skb` came in.
+    ///
     /// # Safety
     ///
-    /// `skb` is null or valid.
+    /// `skb` must be null or valid.
     pub(super) unsafe fn of(skb: *const bindings::sk_buff) -> Self {
-        // SAFETY: By the function's safety requirements.
+        // SAFETY: By the function's safety requirements `skb` is null or valid.
         let iif = match unsafe { skb.as_ref() } {
-            // SAFETY: The headers' member of the union, where `skb_iif` is.
+            // SAFETY: `headers` is the member of the union that contains `skb_iif`.
             Some(skb) => unsafe { skb.__bindgen_anon_4.headers.as_ref() }.skb_iif,
             None => 0,
         };

@@ -1,28 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Spent skbs, kept for the next message.
+//! A cache of skbs that readers have emptied, for the next messages.
 //!
-//! Making an skb and freeing it again costs more than all else that the fast lane
-//! does. So what a reader has emptied goes back to the CPU that made it, where the
-//! next writer finds it.
+//! To allocate an skb and to free it again costs more than everything else in the fast lane. So an
+//! skb that a reader has emptied goes back to the CPU that allocated it, where the next writer
+//! finds it.
 //!
-//! The pages of TCP's account that a reader needs no more stay with its CPU likewise,
-//! [`PAGES_KEPT`] at most, and not with each socket; none while TCP has more than what
-//! `tcp_mem` calls low.
+//! Pages of TCP's account that a reader no longer needs also stay with the reader's CPU, and not
+//! with each socket. A CPU keeps [`PAGES_KEPT`] of them at most, and takes none while TCP has more
+//! pages than `min`, the first value of `net.ipv4.tcp_mem`.
 //!
-//! A CPU keeps [`SMALL_KEPT`], [`LARGE_KEPT`] and [`PAGED_KEPT`] at most. They are no socket's,
-//! and so are charged to TCP as a whole (`net.ipv4.tcp_mem`, `mem` in `/proc/net/sockstat`):
-//! for each CPU the most that it has kept since the shrinker last ran, which does not
-//! grow while TCP has more than half of what `tcp_mem` calls low. The shrinker frees
-//! them all when memory is short.
+//! A CPU keeps [`SMALL_KEPT`] small, [`LARGE_KEPT`] large and [`PAGED_KEPT`] paged skbs at most.
+//! They belong to no socket, and so they are charged to TCP as a whole (`net.ipv4.tcp_mem`, `mem` in
+//! `/proc/net/sockstat`). The charge of a CPU is the most that the CPU has kept since the shrinker
+//! last ran. The charge does not grow while TCP has more than half of `min`. The shrinker frees all
+//! cached skbs when memory is short.
 //!
-//! With `init_on_free` nothing is kept: what was read must not stay in memory.
+//! With `init_on_free` nothing is kept, because data that was read must not stay in memory.
 //!
 //! # Races
 //!
-//! A slot is emptied by `xchg()` and filled by `cmpxchg()`, so that an skb has one
-//! holder at any time, whoever looks from whatever CPU and context. No lock. What is
-//! put into a slot while the shrinker runs may be charged one turn later.
+//! A slot is emptied by `xchg()` and filled by `cmpxchg()` without a lock, so that an skb has one
+//! holder at any time, whichever CPU and context access the slot. An skb that is put into a slot
+//! while the shrinker runs may stay uncharged until the next charge of that slot or the next run of
+//! the shrinker.
 //!
 //! C header: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h)
 
@@ -50,26 +51,29 @@ use super::skb::{
     Skb, //
 };
 
-/// Small ones that a CPU keeps, of 2 KiB each.
+/// How many small skbs, of 2 KiB each, a CPU keeps.
 const SMALL_KEPT: usize = 16;
-/// Large ones, of 32 KiB each: what a stream of such writes moves in one turn of the scheduler.
+/// How many large skbs, of 32 KiB each, a CPU keeps: as much as a stream of such writes moves in
+/// one turn of the scheduler.
 const LARGE_KEPT: usize = 192;
-/// Paged ones, of 64 KiB each.
+/// How many paged skbs, of 64 KiB each, a CPU keeps.
 const PAGED_KEPT: usize = 64;
-/// Pages of TCP's account, beside those that the kernel lets a CPU hold back
-/// (`net.core.mem_pcpu_rsv`, as many by default).
+/// How many pages of TCP's account a CPU keeps, besides those that the kernel lets a CPU hold back
+/// (`net.core.mem_pcpu_rsv`, whose default is this many, too).
 const PAGES_KEPT: u32 = 256;
-/// How many slots are looked at before one gives up.
-const LOOKS: u32 = 4;
+/// How many slots an operation checks before it gives up.
+const MAX_PROBES: u32 = 4;
 
+/// A place for one skb, which is null while it is empty.
 type Slot = Atomic<*mut bindings::sk_buff>;
 
-/// A stack of `N` that take at most `PAGES` pages each.
+/// A stack of at most `N` skbs, each of which takes `PAGES` pages at most.
 ///
-/// Its top is only a hint, which nobody minds being wrong: a slot tells by itself
-/// whether there is an skb in it.
+/// `top` is only a hint, and a wrong value does no harm: the slot itself shows whether there is an
+/// skb in it.
 #[repr(C, align(64))]
 struct Stack<const N: usize, const PAGES: isize> {
+    /// The index of the first free slot, as far as known.
     top: Atomic<u32>,
     /// How many slots, from the bottom, are charged to TCP.
     charged: Atomic<u32>,
@@ -77,6 +81,7 @@ struct Stack<const N: usize, const PAGES: isize> {
 }
 
 impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
+    /// Creates an empty stack.
     fn new() -> Self {
         Self {
             top: Atomic::new(0),
@@ -85,6 +90,7 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
         }
     }
 
+    /// Takes an skb from the stack.
     #[inline(always)]
     fn pop(&self) -> Option<Skb> {
         let top = self.top.load(Relaxed);
@@ -103,13 +109,13 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
         Some(skb)
     }
 
-    /// Takes an skb out of one of the few slots below `top`.
+    /// Takes an skb out of one of the slots below `top`.
     #[cold]
     #[inline(never)]
     fn search(&self, top: u32) -> Option<Skb> {
         // TRUNCATE: `N` is a few hundred.
         let top = top.min(N as u32);
-        let end = top.saturating_sub(LOOKS);
+        let end = top.saturating_sub(MAX_PROBES);
 
         for at in (end..top).rev() {
             let skb = self.take_at(at);
@@ -117,12 +123,13 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
                 return skb;
             }
         }
-        // None of these slots has an skb, so the next call looks further down.
+        // None of the checked slots had an skb, so the next call checks slots further down.
         self.top.store(end, Relaxed);
         None
     }
 
-    /// Puts an skb on the stack, or gives it back if no slot is free.
+    /// Puts an skb on the stack, or gives the skb back if there is no free slot within reach or TCP
+    /// cannot be charged with one more.
     #[inline(always)]
     fn push(&self, skb: Skb) -> Result<(), Skb> {
         let top = self.top.load(Relaxed);
@@ -136,7 +143,8 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
         }
     }
 
-    /// Puts an skb into the slot `at`, or gives it back if there is no such slot or it is full.
+    /// Puts an skb into the slot `at`, or gives the skb back if there is no such slot or the slot
+    /// is full.
     #[inline(always)]
     fn put_at(&self, at: u32, skb: Skb) -> Result<(), Skb> {
         let Some(slot) = self.slots.get(at as usize) else {
@@ -148,17 +156,17 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
             self.top.store(at.wrapping_add(1), Relaxed);
             return Ok(());
         }
-        // SAFETY: `cmpxchg()` failed, so the skb is in no slot and `raw` is its only reference;
-        // `raw` comes from an `Skb`, so it is not null.
+        // SAFETY: `cmpxchg()` failed, so the skb is in no slot, and `raw` is still our only
+        // reference. `raw` comes from an `Skb`, so it is not null.
         Err(unsafe { Skb::from_raw(NonNull::new_unchecked(raw)) })
     }
 
-    /// Puts an skb into one of the few slots from `top` on, or gives it back.
+    /// Puts an skb into one of the slots from `top` on, or gives the skb back.
     #[cold]
     #[inline(never)]
     fn find_place(&self, top: u32, mut skb: Skb) -> Result<(), Skb> {
         // TRUNCATE: `N` is a few hundred.
-        let end = top.saturating_add(LOOKS).min(N as u32);
+        let end = top.saturating_add(MAX_PROBES).min(N as u32);
 
         for at in top..end {
             if at >= self.charged.load(Relaxed) && !self.charge(at) {
@@ -178,7 +186,8 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
 }
 
 impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
-    /// Charges TCP with the slots up to `at`, unless it has much already.
+    /// Charges TCP for the slots up to and including `at`. Returns false and charges nothing if TCP
+    /// would then have more than half of the `min` of `tcp_mem`.
     #[cold]
     fn charge(&self, at: u32) -> bool {
         let (was, want) = (self.charged.load(Relaxed), at.wrapping_add(1));
@@ -188,14 +197,15 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
         if all.saturating_add(more) > low / 2 {
             return false;
         }
-        // If somebody was faster a slot may stay uncharged, until the shrinker runs.
+        // If another context changes `charged` first, the slot may stay uncharged, but no longer
+        // than until the shrinker runs.
         if more != 0 && self.charged.cmpxchg(was, want, Relaxed).is_ok() {
             charge_tcp(more);
         }
         true
     }
 
-    /// Takes the charge back; the slots have been emptied.
+    /// Uncharges TCP for all slots of the stack, which have been emptied.
     fn uncharge(&self) {
         self.top.store(0, Relaxed);
         let slots = self.charged.xchg(0, Relaxed);
@@ -203,9 +213,10 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
     }
 }
 
-/// The pages that all of TCP has, and how many of them it calls low.
+/// Returns how many pages all of TCP has, and the `min` of `net.ipv4.tcp_mem`.
 fn tcp_pages() -> (isize, isize) {
-    // SAFETY: No requirements; the limits are an array of words that a sysctl may change.
+    // SAFETY: `tcp_memory_allocated()` has no requirements. `sysctl_mem` points to a static array
+    // of words. A sysctl may change them, so the read is volatile.
     unsafe {
         (
             bindings::tcp_memory_allocated(),
@@ -216,23 +227,28 @@ fn tcp_pages() -> (isize, isize) {
     }
 }
 
-/// Charges TCP with so many pages, or takes them back.
+/// Charges TCP with `pages` pages, or uncharges TCP if the number is negative.
 fn charge_tcp(pages: isize) {
-    // SAFETY: No requirements. TRUNCATE: What all CPUs keep is far less.
+    // SAFETY: `tcp_memory_allocated_add()` has no requirements. TRUNCATE: All that the CPUs keep is
+    // far fewer pages than an `i32` can count.
     unsafe { bindings::tcp_memory_allocated_add(pages as i32) };
 }
 
 /// What one CPU keeps, in cache lines of its own.
 #[repr(C, align(128))]
 struct Kept {
+    /// Skbs of [`Size::Small`].
     small: Stack<SMALL_KEPT, { Size::Small.pages() }>,
+    /// Skbs of [`Size::Large`].
     large: Stack<LARGE_KEPT, { Size::Large.pages() }>,
+    /// Skbs of [`Size::Paged`].
     paged: Stack<PAGED_KEPT, { Size::Paged.pages() }>,
-    /// Pages that TCP is charged with and no socket has.
+    /// How many pages TCP is charged with that belong to no socket.
     pages: Atomic<u32>,
 }
 
 impl Kept {
+    /// Creates an empty set.
     fn new() -> Self {
         Self {
             small: Stack::new(),
@@ -242,9 +258,9 @@ impl Kept {
         }
     }
 
-    /// Keeps an skb of [`Size::Paged`], or gives back any other.
+    /// Keeps an skb of [`Size::Paged`], or gives back an skb of no known size.
     #[inline(never)]
-    fn keep_pages(&self, mut skb: Skb) -> Result<(), Skb> {
+    fn put_paged(&self, mut skb: Skb) -> Result<(), Skb> {
         if skb.recycle_pages() {
             self.paged.push(skb)
         } else {
@@ -252,6 +268,7 @@ impl Kept {
         }
     }
 
+    /// Returns whether anything that this CPU keeps is charged to TCP.
     fn is_charged(&self) -> bool {
         self.small.charged.load(Relaxed)
             | self.large.charged.load(Relaxed)
@@ -261,35 +278,42 @@ impl Kept {
     }
 }
 
-/// Each CPU's, by its number; null while there are none.
+/// The array of what each CPU keeps, by the CPU's number. The pointer is null while there is no
+/// cache, and with `init_on_free`.
 static KEPT: Atomic<*mut Kept> = Atomic::new(null_mut());
 
-/// All CPUs'.
+/// Returns what all CPUs keep, by the CPU's number. The slice is empty while there is no cache, and
+/// with `init_on_free`.
 fn kept() -> &'static [Kept] {
     let first = KEPT.load(Acquire);
     if first.is_null() {
         return &[];
     }
-    // SAFETY: It is the beginning of that many, made by `Registration::new`. They live until its
-    // `drop`, which comes after the hooks and the shrinker are gone, who alone call this.
+    // SAFETY: `first` is the beginning of an array of `nr_cpu_ids()` elements, made by
+    // `Registration::new`. The array lives until the registration is dropped. Only the hooks, the
+    // shrinker and that `drop` call this function, and the hooks and the shrinker are gone before
+    // the array is freed.
     unsafe { core::slice::from_raw_parts(first, nr_cpu_ids() as usize) }
 }
 
+/// Takes the skb out of a slot.
 #[inline(always)]
 fn take_from(slot: &Slot) -> Option<Skb> {
     if slot.load(Relaxed).is_null() {
         return None;
     }
     let skb = NonNull::new(slot.xchg(null_mut(), Acquire))?;
-    // SAFETY: It was put there by `keep`, and we took it out: nobody else has it.
+    // SAFETY: `Stack::push` put the skb there and gave up its reference, and `xchg()` took the skb
+    // out, so nobody else has a reference.
     Some(unsafe { Skb::from_raw(skb) })
 }
 
-/// An empty skb of that size, in any context but an interrupt.
+/// Returns an empty skb of size `size`, from the cache of this CPU if there is one. This function
+/// may be called in any context but a hard interrupt.
 ///
-/// `None` if there is no memory.
+/// Returns `None` if there is no memory.
 #[inline(always)]
-pub(crate) fn take(size: Size) -> Option<Skb> {
+pub(crate) fn get(size: Size) -> Option<Skb> {
     here()
         .and_then(|kept| match size {
             Size::Small => kept.small.pop(),
@@ -299,46 +323,49 @@ pub(crate) fn take(size: Size) -> Option<Skb> {
         .or_else(|| Skb::new(size))
 }
 
-/// Keeps an skb that nobody needs any more, or frees it.
+/// Keeps an skb that nobody needs any more, or frees the skb.
 #[inline(always)]
-pub(crate) fn keep(mut skb: Skb) {
+pub(crate) fn put(mut skb: Skb) {
     let size = skb.recycle();
 
     if let Some(kept) = kept().get(skb.cpu()) {
-        // What finds no place is freed.
+        // An skb for which there is no place is freed.
         let _ = match size {
             Some(Size::Small) => kept.small.push(skb),
             Some(Size::Large) => kept.large.push(skb),
-            _ => kept.keep_pages(skb),
+            _ => kept.put_paged(skb),
         };
     }
 }
 
-/// What this CPU keeps.
+/// Returns what this CPU keeps.
 #[inline(always)]
 fn here() -> Option<&'static Kept> {
-    // SAFETY: No requirements; a stale answer does no harm.
+    // SAFETY: `raw_smp_processor_id()` has no requirements. The task may move to another CPU
+    // meanwhile, but a stale number does no harm.
     let cpu = unsafe { bindings::raw_smp_processor_id() };
 
     kept().get(cpu as usize)
 }
 
-/// Keeps so many pages that a socket was charged with and needs no more; from here on
-/// they are nobody's, and still TCP's. Says whether there was a place.
+/// Keeps `pages` pages that a socket was charged with and no longer needs. From here on they belong
+/// to no socket, but TCP is still charged with them. Returns whether there was a place for them.
 #[inline(always)]
-pub(super) fn keep_pages(pages: u32) -> bool {
+pub(super) fn put_pages(pages: u32) -> bool {
     here().is_some_and(|kept| {
         let was = kept.pages.load(Relaxed);
-        // Of an skb, so they do not wrap.
+        // The sum does not wrap: the pages come from a socket's account, whose bytes fit in an
+        // `i32`.
         let now = was.wrapping_add(pages);
 
         now <= PAGES_KEPT && kept.pages.cmpxchg(was, now, Relaxed).is_ok()
     })
 }
 
-/// Takes so many of them, for a socket to be charged with.
+/// Takes `pages` pages of those that this CPU keeps, for a socket to be charged with. Returns
+/// whether there were enough.
 #[inline(always)]
-pub(super) fn take_pages(pages: u32) -> bool {
+pub(super) fn get_pages(pages: u32) -> bool {
     here().is_some_and(|kept| {
         let was = kept.pages.load(Relaxed);
 
@@ -347,7 +374,7 @@ pub(super) fn take_pages(pages: u32) -> bool {
     })
 }
 
-/// For how many slots, of all CPUs, `f` says yes.
+/// Returns for how many slots of all CPUs `f` returns true.
 fn count_slots(f: fn(&Slot) -> bool) -> usize {
     let mut n = 0usize;
     for kept in kept() {
@@ -358,13 +385,14 @@ fn count_slots(f: fn(&Slot) -> bool) -> usize {
     n
 }
 
-/// Frees the skb in that slot; whether there was one.
+/// Frees the skb in a slot. Returns whether there was one.
 #[inline(never)]
 fn free(slot: &Slot) -> bool {
     take_from(slot).is_some()
 }
 
-/// Frees what is kept; returns how many that were.
+/// Frees all cached skbs, and uncharges TCP for all that was kept. Returns how many skbs were
+/// freed.
 fn free_all() -> usize {
     let freed = count_slots(free);
 
@@ -377,76 +405,82 @@ fn free_all() -> usize {
     freed
 }
 
-/// Frees what is kept if TCP has more than it calls low by now: a limit was lowered, or
-/// others took much since. For seldom called places; any context but an interrupt.
-pub(crate) fn relieve() {
+/// Frees all that is kept if TCP now has more pages than the `min` of `tcp_mem`: the limit may have
+/// been lowered, or others may have taken much since. Code that runs seldom may call this function,
+/// in any context but a hard interrupt.
+pub(crate) fn shrink() {
     let (all, low) = tcp_pages();
     if all > low && kept().iter().any(Kept::is_charged) {
         free_all();
     }
 }
 
+/// Returns how many objects the shrinker can free.
+///
 /// # Safety
 ///
-/// As `shrinker.count_objects`.
+/// The requirements are those of `shrinker.count_objects`.
 unsafe extern "C" fn count(
     _: *mut bindings::shrinker,
     _: *mut bindings::shrink_control,
 ) -> c_ulong {
     match count_slots(|slot| !slot.load(Relaxed).is_null()) {
-        // So that the rest of the account is given back, too.
+        // Without skbs there may still be a charge. The shrinker calls `scan` only for a count that
+        // is not 0, and `scan` uncharges TCP.
         0 if kept().iter().any(Kept::is_charged) => 1,
         slots => slots,
     }
 }
 
+/// Frees all that is kept, and returns how many skbs that were.
+///
 /// # Safety
 ///
-/// As `shrinker.scan_objects`.
+/// The requirements are those of `shrinker.scan_objects`.
 unsafe extern "C" fn scan(_: *mut bindings::shrinker, _: *mut bindings::shrink_control) -> c_ulong {
     free_all()
 }
 
-/// Spent skbs are kept for as long as this lives.
+/// The cache, which keeps skbs and pages for as long as this value lives.
 ///
 /// # Invariants
 ///
 /// The shrinker is registered.
 pub(crate) struct Registration {
     shrinker: NonNull<bindings::shrinker>,
-    /// Only held: found by [`KEPT`].
+    /// The array to which [`KEPT`] points. The field only keeps the array alive.
     _kept: KVVec<Kept>,
 }
 
-// SAFETY: It is only dropped, which any thread may do.
+// SAFETY: A registration can only be dropped, which any thread may do.
 unsafe impl Send for Registration {}
-// SAFETY: Nothing can be done with a shared reference.
+// SAFETY: A shared reference to a registration gives access to nothing.
 unsafe impl Sync for Registration {}
 
 impl Registration {
-    /// Begins to keep them. May sleep.
+    /// Creates the cache and registers the shrinker. May sleep.
     pub(crate) fn new() -> Result<Self> {
         let cpus = nr_cpu_ids() as usize;
         let mut all = KVVec::with_capacity(cpus, GFP_KERNEL)?;
         for _ in 0..cpus {
             all.push(Kept::new(), GFP_KERNEL)?;
         }
-        // SAFETY: A name without a format's directives. May sleep.
+        // SAFETY: The name is a valid string without format directives, and this context may sleep.
         let shrinker = unsafe { bindings::shrinker_alloc(0, c"tcp_friends".as_char_ptr()) };
         let shrinker = NonNull::new(shrinker).ok_or(ENOMEM)?;
 
-        // SAFETY: No requirements.
+        // SAFETY: `want_init_on_free()` has no requirements.
         if !unsafe { bindings::want_init_on_free() } {
             KEPT.store(all.as_mut_ptr(), Release);
         }
-        // SAFETY: It was just allocated and nobody else has it.
+        // SAFETY: The shrinker was just allocated, and nobody else has a reference to it.
         unsafe {
             (*shrinker.as_ptr()).count_objects = Some(count);
             (*shrinker.as_ptr()).scan_objects = Some(scan);
             (*shrinker.as_ptr()).seeks = bindings::DEFAULT_SEEKS as i32;
             bindings::shrinker_register(shrinker.as_ptr());
         }
-        // INVARIANT: Just registered.
+        // INVARIANT: `shrinker_register()` has just registered the shrinker.
         Ok(Self {
             shrinker,
             _kept: all,
@@ -456,9 +490,10 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants it is registered. Waits until it does not run any more.
+        // SAFETY: By the type invariants the shrinker is registered. `shrinker_free()` waits until
+        // the shrinker no longer runs.
         unsafe { bindings::shrinker_free(self.shrinker.as_ptr()) };
-        // The hooks are gone already: nobody keeps another one.
+        // The hooks are gone already, so nobody puts another skb into the cache.
         free_all();
         KEPT.xchg(null_mut(), Full);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tracepoints: a NOP each while nobody listens.
+//! Tracepoints of friends. A tracepoint is a NOP while it is disabled.
 //!
 //! C header: [`include/trace/events/tcp_friends.h`](srctree/include/trace/events/tcp_friends.h)
 
@@ -8,7 +8,7 @@ use kernel::prelude::*;
 
 use super::sock::Sock;
 
-/// The tracepoints as C has them.
+/// The tracepoints that C defines.
 mod event {
     use kernel::{
         bindings,
@@ -36,7 +36,8 @@ mod event {
         pub(super) unsafe fn wire(sk: *const bindings::sock, reason: *const c_char);
     }
 
-    /// What the macro would make of a name that is a keyword.
+    /// Hits the tracepoint `move`. This is what [`declare_trace!`] expands to, written by hand
+    /// because `move` is a keyword of Rust.
     ///
     /// # Safety
     ///
@@ -45,7 +46,7 @@ mod event {
     pub(super) unsafe fn moved(sk: *const bindings::sock, bytes: c_uint, skbs: c_uint) {
         #[cfg(CONFIG_TRACEPOINTS)]
         {
-            // SAFETY: It is always okay to look at the key of a tracepoint.
+            // SAFETY: The static key of a tracepoint may be read in any context.
             let traced = unsafe {
                 kernel::jump_label::static_branch_unlikely!(
                     bindings::__tracepoint_move,
@@ -55,7 +56,7 @@ mod event {
             };
 
             if traced {
-                // SAFETY: By the function's safety requirements.
+                // SAFETY: By the function's safety requirements, `sk` is a full TCP socket.
                 unsafe { bindings::rust_do_trace_move(sk, bytes, skbs) };
             }
         }
@@ -64,30 +65,31 @@ mod event {
     }
 }
 
-/// `sock` and another have become friends.
+/// Traces that `sock` and another socket have become friends.
 #[inline(always)]
 pub(crate) fn pair(sock: &Sock) {
-    // SAFETY: `sock` is a full TCP socket.
+    // SAFETY: By the type invariants of `Sock`, `sock.raw()` points at a full TCP socket.
     unsafe { event::pair(sock.raw()) };
 }
 
-/// `sock` and its friend are so no more.
+/// Traces that the pair of `sock` and its friend was dissolved.
 #[inline(always)]
 pub(crate) fn unpair(sock: &Sock) {
-    // SAFETY: As above.
+    // SAFETY: By the type invariants of `Sock`, `sock.raw()` points at a full TCP socket.
     unsafe { event::unpair(sock.raw()) };
 }
 
-/// What `sock` has to transmit takes the wire.
+/// Traces that `sock` has something to transmit that takes the wire, for `reason`.
 #[inline(always)]
 pub(crate) fn wire(sock: &Sock, reason: &CStr) {
-    // SAFETY: As above.
+    // SAFETY: By the type invariants of `Sock`, `sock.raw()` points at a full TCP socket. A
+    // `CStr` ends with a zero byte.
     unsafe { event::wire(sock.raw(), reason.as_char_ptr()) };
 }
 
-/// `bytes` of `sock` went to its friend, as `skbs` new skbs.
+/// Traces that `bytes` bytes of `sock` were moved to its friend, as `skbs` new skbs.
 #[inline(always)]
 pub(crate) fn moved(sock: &Sock, bytes: u32, skbs: u32) {
-    // SAFETY: As above.
+    // SAFETY: By the type invariants of `Sock`, `sock.raw()` points at a full TCP socket.
     unsafe { event::moved(sock.raw(), bytes, skbs) };
 }

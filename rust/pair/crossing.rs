@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pairs whose ends are not in one namespace, or whose segments pass other devices than
-//! the loopback device: each with its path, to be parted when a device of it goes or the
-//! administrator wants no such pairs any more.
+//! The crossing pairs: pairs whose ends are in different namespaces, or whose segments pass other
+//! devices than the loopback device. The pairs are listed by their paths, so that a pair can be
+//! dissolved when a device of its path goes or the administrator switches crossing pairs off.
 //!
-//! Pairs that pass the same devices share one [`Way`]. The ways stand in a tree by what
-//! devices they have, where a new pair finds its own, and in one by device and by namespace,
-//! where those are found that it is on. So a device that goes costs what its own pairs cost, and
-//! nothing for the others, however many there are. What goes through a tree is not inlined: it is
-//! large, and seldom called.
+//! Pairs with equal paths share one [`SharedPath`]. One tree orders the paths by their devices; a
+//! new pair finds its path there. Another tree orders them by device and by namespace; the paths
+//! that pass a device or a namespace are found there. So the cost of removing a device depends on
+//! the pairs that pass the device, not on the number of all pairs. Functions that search or change
+//! a tree are not inlined, since they are large and seldom called.
 //!
 //! # Locks
 //!
-//! The spinlock of the trees, taken with bottom halves off, innermost. Only forming and
-//! parting such a pair takes it. Who parts many holds it for [`AT_ONCE`] of them at most,
-//! and then lets others in. [`one_at_a_time`] has a mutex, outermost.
+//! One spinlock protects both trees and the lists of pairs. The spinlock is taken with bottom
+//! halves off, and no other lock is taken inside it. Only forming and dissolving a crossing pair
+//! and setting the mode of a namespace take the spinlock. [`unpair_crossing`], which dissolves many
+//! pairs, looks at [`AT_ONCE`] paths and pairs at most before it releases the spinlock for others.
+//! [`one_at_a_time`] takes a mutex, which is outermost.
 
 use core::{
     cell::Cell,
@@ -42,70 +44,74 @@ use kernel::{
 };
 
 use super::{
-    device::{
-        Change,
-        Path, //
-    },
-    friend::{
-        Member,
-        Pair, //
-    },
-    may_reschedule,
-    namespace::Net,
-    offers::BhOff,
-    sock::Rcu, //
+    path::Path,
+    Member,
+    Pair, //
 };
-use crate::namespace::Namespace;
+use crate::{
+    net::{
+        cond_resched,
+        BhOff,
+        Change,
+        Net,
+        Rcu, //
+    },
+    netns::Namespace, //
+};
 
-/// So many pairs or ways are looked at with the lock held.
+/// The largest number of pairs and paths that are looked at before the spinlock is released.
 const AT_ONCE: usize = 32;
 
-/// A path, and the pairs that have it.
-struct Way {
+/// A path, and the list of the pairs that have the path.
+struct SharedPath {
     path: Path,
-    /// Whether each question has to be asked before a move: a namespace that it passes is in strict
-    /// mode, or the host's is. Written with the lock held.
-    asks_all: Atomic<bool>,
-    /// The first of them, null if there is none. The lock protects it.
+    /// Whether everything has to be checked before a move, because a namespace that the path
+    /// passes, or the host's namespace, is in strict mode. Written with the spinlock held.
+    checks_all: Atomic<bool>,
+    /// The first pair of the list, null if there is none. The spinlock protects this cell.
     first: Cell<*const Crossing>,
 }
 
-// SAFETY: A path may be used by any thread. The cell is used with the lock held.
-unsafe impl Send for Way {}
-// SAFETY: As above.
-unsafe impl Sync for Way {}
+// SAFETY: `Path` is `Send`. The cell, and what the pointer in it leads to, are only used with the
+// spinlock held, by any thread.
+unsafe impl Send for SharedPath {}
+// SAFETY: `Path` is `Sync`, and `checks_all` is atomic. The cell is only used with the spinlock
+// held, so no two threads use it at a time.
+unsafe impl Sync for SharedPath {}
 
-impl Way {
+impl SharedPath {
     fn addr(this: &Arc<Self>) -> usize {
         Arc::as_ptr(this).addr()
     }
 
-    /// By these it is found in the tree by device and namespace.
+    /// Returns the keys by which the path is found in [`SharedPaths::by_place`].
     fn places(&self) -> impl Iterator<Item = u64> + '_ {
         Iterator::chain(self.path.addrs(), self.path.net_addrs()).map(|addr| addr as u64)
     }
 
-    /// Looks which modes its namespaces are in.
+    /// Sets `checks_all` by the modes that the namespaces of the path are in now.
     ///
     /// # Safety
     ///
-    /// The lock is held, and the way is in the trees.
+    /// The spinlock is held, and the path is in the trees.
     #[inline(never)]
-    unsafe fn look(&self) {
+    unsafe fn update(&self) {
         let _guard = rcu::read_lock();
-        // SAFETY: The guard lives until the end of the function. A way is taken out of the trees
-        // when a device of its is told to go, so that none was told.
+        // SAFETY: `_guard` keeps the read-side critical section open until the end of the function.
+        // When a device of the path goes, the notifier that reports that takes the path out of the
+        // trees before the notifier returns, with the spinlock held. The spinlock is held here, and
+        // the path is in the trees, so it was not forgotten.
         let strict = unsafe { self.path.namespaces(Rcu::new()) }
-            .filter_map(Net::state)
+            .filter_map(Namespace::of)
             .any(Namespace::is_strict);
 
-        self.asks_all.store(strict, Relaxed);
+        self.checks_all.store(strict, Relaxed);
     }
 
-    /// By this number it is looked for. Few others have it.
+    /// Returns the number by which `path` is searched. PointerSet other paths have an equal number.
     fn hash(path: &Path) -> u64 {
         path.addrs().fold(0, |hash: u64, addr| {
-            // An odd number whose bits look like any (2^64 divided by the golden ratio).
+            // The factor is 2^64 divided by the golden ratio: an odd number whose bits look random.
             (hash ^ addr as u64)
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 .rotate_left(29)
@@ -113,41 +119,43 @@ impl Way {
     }
 }
 
-/// Ways by a number, and among those with the same one by their addresses.
-type Tree = RBTree<(u64, usize), Arc<Way>>;
-type Node = RBTreeNodeReservation<(u64, usize), Arc<Way>>;
+/// A tree of paths, ordered by a number, and by the addresses of the paths where the numbers are
+/// equal.
+type Tree = RBTree<(u64, usize), Arc<SharedPath>>;
+type Node = RBTreeNodeReservation<(u64, usize), Arc<SharedPath>>;
 
-/// The first way of that number from that address on.
-fn next(tree: &Tree, number: u64, from: usize) -> Option<Arc<Way>> {
+/// Returns the first path with `number` in `tree` whose address is `from` or higher.
+fn next(tree: &Tree, number: u64, from: usize) -> Option<Arc<SharedPath>> {
     let cursor = tree.cursor_lower_bound(&(number, from))?;
-    let (&(found, _), way) = cursor.current();
+    let (&(found, _), shared) = cursor.current();
 
-    (found == number).then(|| way.clone())
+    (found == number).then(|| shared.clone())
 }
 
-/// Puts a way into a tree by that number.
+/// Puts `shared` into `tree` by `number`.
 #[inline(never)]
-fn put(tree: &mut Tree, number: u64, node: Node, way: &Arc<Way>) {
-    tree.insert(node.into_node((number, Way::addr(way)), way.clone()));
+fn put(tree: &mut Tree, number: u64, node: Node, shared: &Arc<SharedPath>) {
+    tree.insert(node.into_node((number, SharedPath::addr(shared)), shared.clone()));
 }
 
-/// Takes it out again.
+/// Takes `shared`, which was put there by `number`, out of `tree`.
 #[inline(never)]
-fn remove(tree: &mut Tree, number: u64, way: &Arc<Way>) {
-    tree.remove(&(number, Way::addr(way)));
+fn remove(tree: &mut Tree, number: u64, shared: &Arc<SharedPath>) {
+    tree.remove(&(number, SharedPath::addr(shared)));
 }
 
-/// One for itself, and one for each of its devices and namespaces and the host's.
+/// The largest number of tree nodes of one path: one in [`SharedPaths::by_path`], and one in
+/// [`SharedPaths::by_place`] for each device, for each namespace and for the host's namespace.
 const NODES: usize = 1 + Path::DEVICES + Path::NETS + 1;
 
-/// What stands in the trees for one way.
+/// The tree nodes for one path, allocated before the spinlock is taken.
 struct Nodes([Option<Node>; NODES]);
 
 impl Nodes {
     #[inline(never)]
-    fn new(way: &Way) -> Result<Self, AllocError> {
+    fn new(shared: &SharedPath) -> Result<Self, AllocError> {
         let mut nodes = [const { None }; NODES];
-        let wanted = way.places().count().saturating_add(1);
+        let wanted = shared.places().count().saturating_add(1);
 
         for node in nodes.iter_mut().take(wanted) {
             let new = Node::new(GFP_ATOMIC | __GFP_NOWARN);
@@ -157,15 +165,15 @@ impl Nodes {
     }
 }
 
-/// All ways that pairs have. A way is in both trees for as long as it has a pair.
-struct Ways {
-    /// By [`Way::hash`].
+/// The paths of all crossing pairs. A path is in both trees for as long as the path has a pair.
+struct SharedPaths {
+    /// The paths by [`SharedPath::hash`].
     by_path: Tree,
-    /// By the address of a device or a namespace.
+    /// The paths by the address of each device and each namespace.
     by_place: Tree,
 }
 
-impl Ways {
+impl SharedPaths {
     fn new() -> Self {
         Self {
             by_path: Tree::new(),
@@ -174,110 +182,120 @@ impl Ways {
     }
 
     #[inline(never)]
-    fn find(&self, path: &Path) -> Option<Arc<Way>> {
-        let hash = Way::hash(path);
+    fn find(&self, path: &Path) -> Option<Arc<SharedPath>> {
+        let hash = SharedPath::hash(path);
         let mut from = 0;
 
         loop {
-            let way = next(&self.by_path, hash, from)?;
-            if way.path.is(path) {
-                return Some(way);
+            let shared = next(&self.by_path, hash, from)?;
+            if shared.path.has_equal_devices(path) {
+                return Some(shared);
             }
-            from = Way::addr(&way).wrapping_add(1);
+            from = SharedPath::addr(&shared).wrapping_add(1);
         }
     }
 
     #[inline(never)]
-    fn insert(&mut self, way: &Arc<Way>, Nodes(nodes): Nodes) {
+    fn insert(&mut self, shared: &Arc<SharedPath>, Nodes(nodes): Nodes) {
         let mut nodes = nodes.into_iter().flatten();
 
         if let Some(node) = nodes.next() {
-            put(&mut self.by_path, Way::hash(&way.path), node, way);
+            put(
+                &mut self.by_path,
+                SharedPath::hash(&shared.path),
+                node,
+                shared,
+            );
         }
-        for (place, node) in way.places().zip(nodes) {
-            put(&mut self.by_place, place, node, way);
+        for (place, node) in shared.places().zip(nodes) {
+            put(&mut self.by_place, place, node, shared);
         }
-        // SAFETY: Who has the trees has the lock, and it is in them now.
-        unsafe { way.look() };
+        // SAFETY: A reference to the trees exists only while the spinlock is held (see `with`), and
+        // `shared` was put into both trees just now.
+        unsafe { shared.update() };
     }
 
-    fn remove(&mut self, way: &Arc<Way>) {
-        remove(&mut self.by_path, Way::hash(&way.path), way);
-        for place in way.places() {
-            remove(&mut self.by_place, place, way);
+    fn remove(&mut self, shared: &Arc<SharedPath>) {
+        remove(&mut self.by_path, SharedPath::hash(&shared.path), shared);
+        for place in shared.places() {
+            remove(&mut self.by_place, place, shared);
         }
     }
 }
 
 kernel::sync::global_lock! {
-    // SAFETY: Initialised before a hook or a notifier can run.
-    unsafe(uninit) static WAYS: SpinLock<Option<Ways>> = None;
+    // SAFETY: `init` initialises the lock before a hook, a notifier or a sysctl handler can run.
+    unsafe(uninit) static SHARED_PATHS: SpinLock<Option<SharedPaths>> = None;
 }
 
 kernel::sync::global_lock! {
-    // SAFETY: As above, or a sysctl.
+    // SAFETY: `init` initialises the lock before a hook, a notifier or a sysctl handler can run.
     unsafe(uninit) static SWITCHING: Mutex<()> = ();
 }
 
-/// Calls `f` while nobody else does, with the mutex held. May sleep.
+/// Calls `f` with the mutex held, so that only one such call runs at a time. May sleep.
 pub(crate) fn one_at_a_time<R>(f: impl FnOnce() -> R) -> R {
     let _guard = SWITCHING.lock();
 
     f()
 }
 
-/// Prepares the locks.
+/// Initialises the spinlock and the mutex.
 ///
 /// # Safety
 ///
-/// Called once, before anything else of this file.
-pub(super) unsafe fn init() {
-    // SAFETY: By the function's safety requirements.
+/// This function is called once, before any other function of this file.
+pub(crate) unsafe fn init() {
+    // SAFETY: By the safety requirements of this function each lock is initialised once, before its
+    // first use.
     unsafe {
-        WAYS.init();
+        SHARED_PATHS.init();
         SWITCHING.init();
     }
 }
 
-/// Calls `f` with the lock of the trees held.
-fn with<R>(f: impl FnOnce(&mut Ways) -> R) -> R {
-    // Locals go in the other order, so that the lock is given back with bottom halves off.
+/// Calls `f` with the spinlock of the trees held.
+fn with<R>(f: impl FnOnce(&mut SharedPaths) -> R) -> R {
+    // Locals are dropped in reverse order, so the spinlock is released while bottom halves are
+    // still off.
     let _off = BhOff::new();
-    let mut ways = WAYS.lock();
+    let mut paths = SHARED_PATHS.lock();
 
-    f(ways.get_or_insert_with(Ways::new))
+    f(paths.get_or_insert_with(SharedPaths::new))
 }
 
-/// What a pair that crosses has besides.
+/// What a crossing pair has in addition to an ordinary pair: its path, and its place in the list of
+/// the pairs with that path.
 ///
 /// # Invariants
 ///
-/// While `linked`, it is in the list of its way, which is in the trees then. The lock protects
-/// that and the cells.
-pub(super) struct Crossing {
-    way: Arc<Way>,
-    /// What [`Path::changes`] was when the devices were noted.
+/// While `linked` is true, this value is in the list of the pairs with the path `shared`, and `shared` is
+/// in the trees. The spinlock protects this invariant and the cells.
+pub(crate) struct Crossing {
+    shared: Arc<SharedPath>,
+    /// The value of [`Path::since`] of this pair's own path.
     since: u64,
     linked: Cell<bool>,
-    /// The pair that owns this, once it is linked.
+    /// The pair that owns this value, set when this value is linked.
     pair: Cell<*const Pair>,
     prev: Cell<*const Crossing>,
     next: Cell<*const Crossing>,
 }
 
-// What it costs beside the pair, and once for all that have the same path.
-const _: () = assert!(size_of::<Crossing>() <= 64 && size_of::<Way>() <= 256);
+// The memory that each crossing pair takes beside the pair itself, and the memory that all pairs
+// with equal paths take once.
+const _: () = assert!(size_of::<Crossing>() <= 64 && size_of::<SharedPath>() <= 256);
 
 impl Crossing {
-    /// In no list yet. Takes the lock.
-    pub(super) fn new(path: Path) -> Result<KBox<Self>, AllocError> {
+    /// Returns a new value for a pair with `path`, which is in no list yet. Takes the spinlock.
+    pub(crate) fn new(path: Path) -> Result<KBox<Self>, AllocError> {
         let since = path.since();
-        let way = match with(|ways| ways.find(&path)) {
-            Some(way) => way,
+        let shared = match with(|paths| paths.find(&path)) {
+            Some(shared) => shared,
             None => Arc::new(
-                Way {
+                SharedPath {
                     path,
-                    asks_all: Atomic::new(false),
+                    checks_all: Atomic::new(false),
                     first: Cell::new(null_mut()),
                 },
                 GFP_ATOMIC | __GFP_NOWARN,
@@ -286,7 +304,7 @@ impl Crossing {
 
         KBox::new(
             Self {
-                way,
+                shared,
                 since,
                 linked: Cell::new(false),
                 pair: Cell::new(null_mut()),
@@ -297,148 +315,162 @@ impl Crossing {
         )
     }
 
-    /// The devices.
+    /// Returns the path of the pair.
     #[inline(always)]
-    pub(super) fn path(&self) -> &Path {
-        &self.way.path
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
     }
 
-    /// Whether each question has to be asked before a move, because of its path.
+    /// Returns whether everything has to be checked before a move, because of the path.
     #[inline(always)]
-    pub(super) fn asks_all(&self) -> bool {
-        self.way.asks_all.load(Relaxed)
+    pub(crate) fn checks_all(&self) -> bool {
+        self.shared.checks_all.load(Relaxed)
     }
 
-    /// Puts it into the list, unless a device of its path has gone since it was noted, or there
-    /// is no memory; and calls `meet`, which lets the sockets know of the pair. Where that says
-    /// no it is taken out again. Returns whether it is in the list. Takes the lock.
+    /// Puts this value into the list of its path, and calls `publish`, which makes the sockets point
+    /// to the pair. If `publish` returns false, this value is taken out of the list again. Nothing is
+    /// put there if a device of the path has changed since the device was noted, or if there is no
+    /// memory. Returns whether this value is in the list. Takes the spinlock.
     ///
-    /// Who tells that a device goes changes the device's number, and then takes the lock to look
-    /// for pairs. If that was before, the number tells so here, and no socket ever leads to the
-    /// path. Else the pair is found there, and its sockets know of it by then, so that it can be
-    /// parted, before the device waits for a grace period.
+    /// The race with the notifier that reports that a device goes: the notifier changes the count
+    /// of the device, and then takes the spinlock to search the pairs. If the notifier has taken
+    /// the spinlock first, the count differs here, and no socket ever points to the pair. Otherwise
+    /// the notifier finds the pair, whose sockets point to it by then, and can dissolve the pair
+    /// before the removal of the device waits for a grace period.
     ///
     /// # Safety
     ///
-    /// `pair` owns this, was just made, and is not freed before `unlink` if this returns true.
+    /// `pair` owns this value and was just made. If this function returns true, `pair` is not freed
+    /// before [`Crossing::unlink`] was called.
     #[inline(never)]
-    pub(super) unsafe fn link(&self, pair: *const Pair, meet: &mut dyn FnMut() -> bool) -> bool {
+    pub(crate) unsafe fn link(&self, pair: *const Pair, publish: &mut dyn FnMut() -> bool) -> bool {
         let mut nodes = None;
 
         loop {
-            let linked = with(|ways| {
-                if self.way.path.changes() != self.since {
+            let linked = with(|paths| {
+                if self.shared.path.changes() != self.since {
                     return Some(false);
                 }
-                let first = self.way.first.get();
+                let first = self.shared.first.get();
                 if first.is_null() {
-                    ways.insert(&self.way, nodes.take()?);
+                    paths.insert(&self.shared, nodes.take()?);
                 }
                 self.pair.set(pair);
                 self.next.set(first);
-                // SAFETY: What is in the list is valid.
+                // SAFETY: `first` is null or in the list. A pair is taken out of the list, with the
+                // spinlock held, before it is freed, so what is in the list is valid now.
                 if let Some(next) = unsafe { first.as_ref() } {
                     next.prev.set(self);
                 }
-                // INVARIANT: So it is.
+                // INVARIANT: The spinlock is held, and `self` becomes the head of the list of `shared`
+                // below. `shared` is in the trees: it had a pair, or was inserted above.
                 self.linked.set(true);
-                self.way.first.set(self);
-                let met = meet();
-                if !met {
-                    self.unlink_locked(ways);
+                self.shared.first.set(self);
+                let published = publish();
+                if !published {
+                    self.unlink_locked(paths);
                 }
-                Some(met)
+                Some(published)
             });
             if let Some(linked) = linked {
                 return linked;
             }
-            // The first of its way, or all others have gone since it was found.
-            match Nodes::new(&self.way) {
+            // The path has no other pair: the path is new, or all its pairs were dissolved after
+            // `new` had found it. So the path needs tree nodes.
+            match Nodes::new(&self.shared) {
                 Ok(new) => nodes = Some(new),
                 Err(_) => return false,
             }
         }
     }
 
-    /// Takes it out of the list, if it is there. Takes the lock.
-    pub(super) fn unlink(&self) {
-        with(|ways| self.unlink_locked(ways));
+    /// Takes this value out of the list, if this value is there. Takes the spinlock.
+    pub(crate) fn unlink(&self) {
+        with(|paths| self.unlink_locked(paths));
     }
 
-    fn unlink_locked(&self, ways: &mut Ways) {
+    fn unlink_locked(&self, paths: &mut SharedPaths) {
         if !self.linked.replace(false) {
             return;
         }
         let (prev, next) = (self.prev.replace(null_mut()), self.next.replace(null_mut()));
-        // SAFETY: By the type invariants its neighbours are in the list, and so are valid.
+        // SAFETY: By the type invariants this value was in the list, so its neighbours are there. A
+        // pair is taken out of the list, with the spinlock held, before it is freed, so the
+        // neighbours are valid.
         unsafe {
             match prev.as_ref() {
                 Some(prev) => prev.next.set(next),
-                None => self.way.first.set(next),
+                None => self.shared.first.set(next),
             }
             if let Some(next) = next.as_ref() {
                 next.prev.set(prev);
             }
         }
-        if self.way.first.get().is_null() {
-            ways.remove(&self.way);
+        if self.shared.first.get().is_null() {
+            paths.remove(&self.shared);
         }
     }
 }
 
-/// The mode of `net` was set: all ways that pass it, or all there are if it is the host's, look at
-/// it. One that comes into the trees meanwhile finds the mode by itself. May sleep. Takes the lock
-/// for one way at a time.
-pub(crate) fn mode_set(net: &Net) {
-    // Ways up to this address have looked.
+/// Makes all paths that pass `net` follow the mode of `net`, which was just set; if `net` is the
+/// host's namespace, these are all paths. A path that is inserted meanwhile reads the mode itself.
+/// May sleep. Takes the spinlock for one path at a time.
+pub(crate) fn update_modes(net: &Net) {
+    // Paths below this address have read the mode.
     let mut from = 0;
 
-    while with(|ways| {
-        let way = next(&ways.by_place, net.raw().addr() as u64, from)?;
+    while with(|paths| {
+        let shared = next(&paths.by_place, net.raw().addr() as u64, from)?;
 
-        // SAFETY: The lock is held, and it is in the trees.
-        unsafe { way.look() };
-        from = Way::addr(&way).wrapping_add(1);
+        // SAFETY: `with` holds the spinlock, and `shared` was just found in a tree; a path is in both
+        // trees or in none.
+        unsafe { shared.update() };
+        from = SharedPath::addr(&shared).wrapping_add(1);
         Some(())
     })
     .is_some()
     {
-        may_reschedule();
+        cond_resched();
     }
 }
 
-/// Calls `part` for each pair that crosses, or for those whose path is another one after that
-/// change. May sleep. Takes the lock for a few at a time, and calls `part` without it.
-pub(crate) fn part_crossing(changed: Option<&Change>, part: impl Fn(&Member<'_>)) {
-    // Ways of that device up to this address have been looked at.
+/// Takes each crossing pair out of its list, and calls `part` for the pair. With `changed`, only
+/// pairs whose path is another one after that change are taken. May sleep. Takes the spinlock for
+/// a few pairs at a time, and calls `part` without the spinlock.
+pub(crate) fn unpair_crossing(changed: Option<&Change>, part: impl Fn(&Member<'_>)) {
+    // Paths of the device below this address have been looked at.
     let mut from = 0;
 
     loop {
         let guard = rcu::read_lock();
         let mut chosen: *const Crossing = null_mut();
-        let all = with(|ways| {
+        let all = with(|paths| {
             let mut left = AT_ONCE;
 
             while left != 0 {
                 left = left.wrapping_sub(1);
-                let way = match changed {
-                    None => ways.by_path.cursor_front().map(|at| at.current().1.clone()),
-                    Some(change) => next(&ways.by_place, change.addr() as u64, from),
+                let shared = match changed {
+                    None => paths
+                        .by_path
+                        .cursor_front()
+                        .map(|at| at.current().1.clone()),
+                    Some(change) => next(&paths.by_place, change.device().addr() as u64, from),
                 };
-                let Some(way) = way else {
+                let Some(shared) = shared else {
                     return true;
                 };
-                if changed.is_some_and(|change| !way.path.is_changed(change)) {
-                    from = Way::addr(&way).wrapping_add(1);
+                if changed.is_some_and(|change| !shared.path.is_changed(change)) {
+                    from = SharedPath::addr(&shared).wrapping_add(1);
                     continue;
                 }
                 while left != 0 {
-                    // SAFETY: What is in the list is valid for as long as the lock is held.
-                    let Some(crossing) = (unsafe { way.first.get().as_ref() }) else {
+                    // SAFETY: A pair is taken out of the list, with the spinlock held, before it is
+                    // freed. So what is in the list is valid for as long as the spinlock is held.
+                    let Some(crossing) = (unsafe { shared.first.get().as_ref() }) else {
                         break;
                     };
-                    crossing.unlink_locked(ways);
-                    // Nobody else uses the cell of what is not linked.
+                    crossing.unlink_locked(paths);
+                    // `crossing` is not linked any more, so nobody else uses its cell `next`.
                     crossing.next.set(chosen);
                     chosen = crossing;
                     left = left.wrapping_sub(1);
@@ -446,13 +478,16 @@ pub(crate) fn part_crossing(changed: Option<&Change>, part: impl Fn(&Member<'_>)
             }
             false
         });
-        // SAFETY: What was in the list is freed a grace period after it was taken out, or later, and
-        // RCU is held since before that.
+        // SAFETY: A pair, and the crossing that the pair owns, are freed a grace period after they
+        // were taken out of the list, or later. `guard` has kept the read-side critical section
+        // open since before that.
         while let Some(crossing) = unsafe { chosen.as_ref() } {
             chosen = crossing.next.get();
             if let Some(pair) = NonNull::new(crossing.pair.get().cast_mut()) {
-                // SAFETY: As above, and for as long as the guard lives.
-                part(&Member::first(unsafe { pair.as_ref() }, unsafe {
+                // SAFETY: The pair is freed together with `crossing`, a grace period after it was
+                // taken out of the list, or later. `guard` keeps the read-side critical section
+                // open until after this call, for the pair and for the `Rcu`.
+                part(&Member::of_side_a(unsafe { pair.as_ref() }, unsafe {
                     Rcu::new()
                 }));
             }
@@ -461,6 +496,6 @@ pub(crate) fn part_crossing(changed: Option<&Change>, part: impl Fn(&Member<'_>)
         if all {
             return;
         }
-        may_reschedule();
+        cond_resched();
     }
 }

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The receive buffer of a stream of small messages.
+//! The growth of a receive buffer that a peer keeps full, as with a stream of small messages.
 //!
-//! TCP lets a receive buffer grow with what is read in a round trip (`tcp_rcv_space_adjust()`),
-//! less what is still queued then. A friend fills the queue up as soon as there is room, so that
-//! a reader who is as fast as can be always leaves much of it, and the rule seldom applies. So a
-//! buffer that is found full doubles if its reader reads half of it in a round trip, up to
-//! [`MOST`]; beyond that it grows by TCP's rule alone.
+//! TCP lets a receive buffer grow with the bytes that are read in a round trip, less the bytes that
+//! are still queued after it (`tcp_rcv_space_adjust()`). A friend refills the receive queue as soon
+//! as there is room, so even the fastest reader always leaves much in the queue, and TCP's rule
+//! seldom applies. Therefore a buffer that is found full doubles if its reader reads half of the
+//! buffer in a round trip. A buffer doubles up to [`MOST`], and beyond that grows by TCP's rule
+//! alone.
 //!
-//! By way of the loopback device a round trip takes less than a tick of TCP's time stamps, so that
-//! the wire's receivers reckon with up to a tick, and so do we: one who reads less in that time has
-//! no more than it began with.
+//! A round trip through the loopback device takes less than a tick of TCP's timestamps. Receivers
+//! on the wire therefore count up to a tick as the round trip, and so does this file. The buffer of
+//! a reader that reads less than half of it in that time does not double.
 //!
 //! No lock is taken here.
 
@@ -20,27 +21,27 @@ use kernel::sync::atomic::{
 };
 
 use crate::{
-    abstractions::Tcp,
-    fence, //
+    net::Tcp,
+    pair::eligible, //
 };
 
-/// More would be pushed out of a processor's second-level cache between the copy into the queue
-/// and the copy out of it, in bytes.
+/// The size in bytes up to which a full buffer doubles. A larger queue would be evicted from a
+/// processor's second-level cache between the copy into the queue and the copy out of the queue.
 const MOST: i32 = 1 << 20;
 
-/// A tick of TCP's time stamps, in microseconds.
+/// The shortest round trip that counts, in microseconds: a tick of TCP's timestamps.
 const ROUND_TRIP: u32 = 1000;
 
-/// When a receiver was last found full, and what it had read by then.
+/// When a receiver was last found full, and how far its reader had read by then.
 pub(crate) struct Growth {
-    /// `copied_seq`.
+    /// The receiver's `copied_seq` at that time.
     seq: Atomic<u32>,
-    /// In microseconds, modulo 2^32.
+    /// The time in microseconds, modulo 2^32.
     at: Atomic<u32>,
 }
 
 impl Growth {
-    /// The receiver has read nothing yet.
+    /// Creates the state of a receiver that has read nothing yet.
     pub(crate) fn new(copied_seq: u32) -> Self {
         Self {
             seq: Atomic::new(copied_seq),
@@ -48,15 +49,15 @@ impl Growth {
         }
     }
 
-    /// Whether `p`, which is full, takes more now since its buffer has grown. The caller has
-    /// exclusive access to it.
+    /// Lets the buffer of `p`, which is full, grow if the reader has earned that. Returns whether
+    /// the buffer has grown and `p` has room now. The caller has exclusive access to `p`.
     #[cold]
     #[inline(never)]
     pub(crate) fn grow(&self, p: &mut Tcp<'_>) -> bool {
         let size = p.sock().receive_buffer();
 
         p.refresh_mstamp();
-        // TRUNCATE: Only differences count.
+        // TRUNCATE: Only differences modulo 2^32 are used.
         let (seq, at) = (p.copied_seq(), p.mstamp() as u32);
         let read = seq.wrapping_sub(self.seq.load(Relaxed));
         let time = at.wrapping_sub(self.at.load(Relaxed));
@@ -67,12 +68,12 @@ impl Growth {
             && !p.sock().is_short_of_memory()
             && is_earned(read, time, size.unsigned_abs())
             && p.grow_receive_buffer(size.saturating_mul(2).min(MOST))
-            && fence::has_room(p.sock())
+            && eligible::has_room(p.sock())
     }
 }
 
-/// Whether whoever has read so many bytes in so many microseconds reads half of a buffer of `size`
-/// bytes in a round trip.
+/// Returns whether a reader that has read `read` bytes in `time` microseconds reads half of a
+/// buffer of `size` bytes in a round trip.
 const fn is_earned(read: u32, time: u32, size: u32) -> bool {
     let longer = if time > ROUND_TRIP { time } else { ROUND_TRIP };
 
