@@ -10,9 +10,9 @@
 
 #include <signal.h>
 
-#include "cgroup.h"
-#include "friends.h"
-#include "hostile.h"
+#include "lib/cgroup.h"
+#include "lib/friends.h"
+#include "lib/hostile.h"
 
 #define SEED	0x61747461636bULL
 #define MIB	1048576UL

@@ -4,7 +4,7 @@
 # What attacks.c cannot do by itself: an skb from the memory reserves, and a kernel that was
 # booted to leave nothing in freed memory. Both are everybody's.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 FAILSLAB=/sys/kernel/debug/failslab
 CACHE=/sys/kernel/slab/skbuff_small_head/failslab

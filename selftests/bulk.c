@@ -5,7 +5,7 @@
 #include <sys/time.h>
 #include <sys/uio.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x62756c6bULL
 #define MIB	1048576ULL

@@ -4,7 +4,7 @@
 # Who watches the wire gets the wire: a capture that begins in mid-stream sees
 # every byte from there on, in sequence, and friends go on when it has ended.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 # Where a direction of the capture $1 is not contiguous. While tcpdump begins
 # and sets its filter, it loses packets.

@@ -5,8 +5,8 @@
 
 #include <stddef.h>
 
-#include "bpf.h"
-#include "cgroup.h"
+#include "lib/bpf.h"
+#include "lib/cgroup.h"
 
 #define SEED	0x6367726fULL
 

@@ -4,7 +4,7 @@
 # Friends across namespaces: containers $a and $b at a bridge of the host $h. What is
 # between them governs them, and what is no way inside this host makes no friends.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 # Set in a test's second variant: the same, by the wire.
 WIRE=''

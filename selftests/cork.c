@@ -3,7 +3,7 @@
 
 #include <sys/sendfile.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x636f726bULL
 

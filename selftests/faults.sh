@@ -11,7 +11,7 @@
 # where it warns). Only those slabs fail that sockets use: kmemleak and
 # debugobjects end for good when they get no memory.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 DEBUGFS=/sys/kernel/debug
 # Faults end by themselves, whatever becomes of this script.

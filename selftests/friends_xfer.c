@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "stream.h"
+#include "lib/stream.h"
 
 #define CONNECTIONS_MAX	64
 /* Of the time between two looks at the streams, at most this much counts. */

@@ -28,10 +28,10 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#include "hostile.h"
-#include "module.h"
-#include "program.h"
-#include "stream.h"
+#include "lib/hostile.h"
+#include "lib/module.h"
+#include "lib/program.h"
+#include "lib/stream.h"
 
 #define JOBS_MAX	8
 /* Streams repeat after so many bytes. */

@@ -8,7 +8,7 @@
 #include <linux/sock_diag.h>
 #include <linux/xfrm.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x6f7074696f6eULL
 #define MIB	1048576ULL

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Who becomes a friend and who never does, and the switch. */
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x7061697273ULL
 

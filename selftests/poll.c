@@ -5,7 +5,7 @@
 #include <sys/epoll.h>
 #include <sys/select.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x706f6c6cULL
 

@@ -6,7 +6,7 @@
 # may run meanwhile. It is counted once a processor holds net.core.mem_pcpu_rsv
 # pages, 256 at least, so at first nobody reads and more than that is queued.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 # ext_stat NS NAME: a counter of TcpExt: in /proc/net/netstat.
 ext_stat()

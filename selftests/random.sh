@@ -4,7 +4,7 @@
 # random.sh [SECONDS]: random programs for so long, half of them over IPv6,
 # from a seed that is printed; FRIENDS_SEED is the seed instead.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 SECONDS_EACH=$((${1:-${FRIENDS_SECONDS:-12}} / 2))
 

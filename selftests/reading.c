@@ -3,7 +3,7 @@
 
 #include <linux/sockios.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x72656164ULL
 

@@ -3,7 +3,7 @@
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
 # Unloading the module under load, and loading it again.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 # Friends are at work on $2 connections in the namespace $1.
 expect_friends()

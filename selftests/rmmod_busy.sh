@@ -5,7 +5,7 @@
 # some of which begin or end just then, while captures start and stop. No byte is
 # lost, and no connection.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 ROUNDS=${1:-${FRIENDS_ROUNDS:-$(slow && echo 25 || echo 100)}}
 

@@ -4,7 +4,7 @@
 # A connection between two namespaces over veth is the same, segment by segment,
 # with friends on, with friends off, and without the module.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 ROUNDS=$(scaled 100)
 # A busy machine brings delayed ACKs into it: the least of so many runs tells.

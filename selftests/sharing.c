@@ -10,8 +10,8 @@
 #include <sys/epoll.h>
 #include <sys/wait.h>
 
-#include "cgroup.h"
-#include "friends.h"
+#include "lib/cgroup.h"
+#include "lib/friends.h"
 
 #define SEED	0x73686172ULL
 #define MIB	1048576ULL

@@ -8,7 +8,7 @@
  * that these tests read all before.
  */
 
-#include "bpf.h"
+#include "lib/bpf.h"
 
 #define SEED	0x6d617070ULL
 

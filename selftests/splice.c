@@ -7,7 +7,7 @@
 #include <sys/sendfile.h>
 #include <sys/uio.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x73706c69ULL
 
@@ -202,7 +202,7 @@ TEST_F(splice, out_keeps_its_bytes)
 	out_keeps(_metadata, self, 4096);
 }
 
-/* The pipe holds references to the pages of an skb, which the module must not use again. */
+/* The pipe has references to pages that the module would use again. */
 TEST_F(splice, out_keeps_its_pages)
 {
 	out_keeps(_metadata, self, 65536);

@@ -5,7 +5,7 @@
 # insmod, toggle twice, finish. Every byte arrives, no connection is lost, and
 # the memory comes back.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 ROUNDS=${1:-${FRIENDS_ROUNDS:-$(slow && echo 2 || echo 3)}}
 

@@ -7,7 +7,7 @@
 
 #include <sys/syscall.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x73776974ULL
 #define MIB	1048576ULL

@@ -4,7 +4,7 @@
 #include <linux/sockios.h>
 #include <signal.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x75726765ULL
 

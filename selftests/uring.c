@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x7572696eULL
 #define ENTRIES	64

@@ -3,7 +3,7 @@
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
 # A connection between two namespaces over veth is never a friend.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 bulk()
 {

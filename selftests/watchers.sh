@@ -4,7 +4,7 @@
 # Who governs the wire governs friends: firewalls, traffic control, connection
 # tracking and the loopback device itself, set up in mid-stream.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 # Bytes that have arrived at the connections of $ns so far.
 received()

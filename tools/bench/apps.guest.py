@@ -328,7 +328,7 @@ def measure_row(program, row, rounds):
 def main():
     global SECONDS
 
-    parser = argparse.ArgumentParser(prog="apps.guest")
+    parser = argparse.ArgumentParser(prog="apps.guest.py")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=SECONDS)
     parser.add_argument("programs", nargs="*")

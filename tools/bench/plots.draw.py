@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The deterministic rows of bench.json as pictures.
 
-usage: plots.draw bench.json FOLDER
+usage: plots.draw.py bench.json FOLDER
 
 Writes FOLDER/bench-rr.svg and FOLDER/bench-stream.svg: instructions for an
 operation, in parts of what AF_UNIX takes, over the size of a message.

@@ -102,7 +102,7 @@ def run(cell, reps):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="nonlocal.guest")
+    parser = argparse.ArgumentParser(prog="nonlocal.guest.py")
     parser.add_argument("--reps", type=int, default=7)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("state", choices=["vanilla", "absent", "off", "on", "met"])

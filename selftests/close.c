@@ -3,12 +3,12 @@
 
 #include <signal.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x656e64ULL
 #define MIB	1048576ULL
 
-CONNECTION_FIXTURE(ending);
+CONNECTION_FIXTURE(close);
 
 /*
  * @first ends its stream in mid-connection; @second reads to the very end of
@@ -46,14 +46,14 @@ static uint64_t half_close(struct __test_metadata *_metadata, int first,
 	return size + 50000;
 }
 
-TEST_F(ending, half_close_by_client)
+TEST_F(close, half_close_by_client)
 {
 	uint64_t sent = half_close(_metadata, self->client, self->server);
 
 	EXPECT_CARRIED(sent);
 }
 
-TEST_F(ending, half_close_by_server)
+TEST_F(close, half_close_by_server)
 {
 	uint64_t sent = half_close(_metadata, self->server, self->client);
 
@@ -61,7 +61,7 @@ TEST_F(ending, half_close_by_server)
 }
 
 /* SHUT_WR behind more data than fits into the receiver. */
-TEST_F(ending, half_close_with_data_queued)
+TEST_F(close, half_close_with_data_queued)
 {
 	static char buf[65536];
 	uint64_t sent = 0;
@@ -81,7 +81,7 @@ TEST_F(ending, half_close_with_data_queued)
 	EXPECT_CARRIED(sent);
 }
 
-TEST_F(ending, both_shut_down)
+TEST_F(close, both_shut_down)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	send_pattern(_metadata, self->server, SEED, 0, 2000, 0);
@@ -94,7 +94,7 @@ TEST_F(ending, both_shut_down)
 	EXPECT_CARRIED(3000);
 }
 
-TEST_F(ending, shut_down_by_both_at_once)
+TEST_F(close, shut_down_by_both_at_once)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	EXPECT_EQ(0, shutdown(self->client, SHUT_RDWR));
@@ -118,7 +118,7 @@ static void expect_reset(struct __test_metadata *_metadata, int fd)
 	EXPECT_EQ(EPIPE, errno);
 }
 
-TEST_F(ending, reset_by_linger_0)
+TEST_F(close, reset_by_linger_0)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	recv_pattern(_metadata, self->server, SEED, 0, 1000);
@@ -129,7 +129,7 @@ TEST_F(ending, reset_by_linger_0)
 }
 
 /* The other way, and with data that nobody will read. */
-TEST_F(ending, reset_by_linger_0_with_data)
+TEST_F(close, reset_by_linger_0_with_data)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	send_pattern(_metadata, self->server, SEED, 0, 1000, 0);
@@ -140,7 +140,7 @@ TEST_F(ending, reset_by_linger_0_with_data)
 	EXPECT_CARRIED_ANY();
 }
 
-TEST_F(ending, reset_by_unread_data)
+TEST_F(close, reset_by_unread_data)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(1000)));
@@ -150,7 +150,7 @@ TEST_F(ending, reset_by_unread_data)
 	EXPECT_CARRIED(1000);
 }
 
-TEST_F(ending, reset_by_partly_read_data)
+TEST_F(close, reset_by_partly_read_data)
 {
 	send_pattern(_metadata, self->server, SEED, 0, 100000, 0);
 	recv_pattern(_metadata, self->client, SEED, 0, 99999);
@@ -161,7 +161,7 @@ TEST_F(ending, reset_by_partly_read_data)
 }
 
 /* The peer's queue is full, and so is ours, when the peer goes. */
-TEST_F(ending, reset_of_blocked_writer)
+TEST_F(close, reset_of_blocked_writer)
 {
 	struct half out;
 
@@ -178,7 +178,7 @@ TEST_F(ending, reset_of_blocked_writer)
 }
 
 /* SO_ERROR tells it once. */
-TEST_F(ending, reset_in_so_error)
+TEST_F(close, reset_in_so_error)
 {
 	abort_connection(self->client);
 	self->client = -1;
@@ -195,7 +195,7 @@ static void count_pipe(int sig __maybe_unused)
 	pipes++;
 }
 
-TEST_F(ending, epipe_and_sigpipe)
+TEST_F(close, epipe_and_sigpipe)
 {
 	char c = 0;
 
@@ -268,7 +268,7 @@ static void time_wait(struct __test_metadata *_metadata, int first, int second)
 	EXPECT_EQ(0, in_time_wait(other));
 }
 
-TEST_F(ending, time_wait_at_client)
+TEST_F(close, time_wait_at_client)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	recv_pattern(_metadata, self->server, SEED, 0, 1000);
@@ -278,7 +278,7 @@ TEST_F(ending, time_wait_at_client)
 	EXPECT_CARRIED(1000);
 }
 
-TEST_F(ending, time_wait_at_server)
+TEST_F(close, time_wait_at_server)
 {
 	send_pattern(_metadata, self->server, SEED, 0, 1000, 0);
 	recv_pattern(_metadata, self->client, SEED, 0, 1000);
@@ -298,7 +298,7 @@ static uint32_t segments_out(struct __test_metadata *_metadata, int fd)
 }
 
 /* Who ends its stream acknowledges the other's end by the same segment. */
-TEST_F(ending, fin_carries_the_ack)
+TEST_F(close, fin_carries_the_ack)
 {
 	uint32_t before, segments, least = UINT32_MAX;
 	uint64_t sent = 0;
@@ -379,13 +379,13 @@ static uint64_t write_close(struct __test_metadata *_metadata, enum ends ends,
 	return sent;
 }
 
-TEST_F(ending, write_and_close)
+TEST_F(close, write_and_close)
 {
 	EXPECT_CARRIED(write_close(_metadata, variant->ends, scaled(500),
 				   false));
 }
 
-TEST_F(ending, write_and_close_with_linger)
+TEST_F(close, write_and_close_with_linger)
 {
 	EXPECT_CARRIED(write_close(_metadata, variant->ends, scaled(100),
 				   true));
@@ -422,7 +422,7 @@ static void close_slowly(struct __test_metadata *_metadata, struct closer *c,
 }
 
 /* close() returns when the slow reader's end has all. */
-TEST_F(ending, linger_for_slow_reader)
+TEST_F(close, linger_for_slow_reader)
 {
 	struct closer c;
 	int i;
@@ -440,7 +440,7 @@ TEST_F(ending, linger_for_slow_reader)
 }
 
 /* ... or when the time is over, and the rest follows. */
-TEST_F(ending, linger_runs_out)
+TEST_F(close, linger_runs_out)
 {
 	uint64_t start = now_ms(), took;
 	struct closer c;
@@ -457,7 +457,7 @@ TEST_F(ending, linger_runs_out)
 }
 
 /* An end that will read no more is sent to: it is not refused. */
-TEST_F(ending, sent_to_shut_reader)
+TEST_F(close, sent_to_shut_reader)
 {
 	char c;
 
@@ -478,7 +478,7 @@ TEST_F(ending, sent_to_shut_reader)
 }
 
 /* One that has ended its own stream too answers with a reset. */
-TEST_F(ending, sent_to_shut_down_end)
+TEST_F(close, sent_to_shut_down_end)
 {
 	socklen_t len = sizeof(int);
 	char c = 0;
@@ -501,7 +501,7 @@ TEST_F(ending, sent_to_shut_down_end)
 }
 
 /* The process that wrote is gone when the reader begins. */
-TEST_F(ending, write_and_exit)
+TEST_F(close, write_and_exit)
 {
 	pid_t pid = fork();
 	struct half in;
@@ -543,7 +543,7 @@ static pid_t spawn_half(struct __test_metadata *_metadata, int fd, int other,
 	return pid;
 }
 
-TEST_F(ending, killed_writer)
+TEST_F(close, killed_writer)
 {
 	uint64_t state = SEED;
 	struct half in;
@@ -566,7 +566,7 @@ TEST_F(ending, killed_writer)
 	half_free(&in);
 }
 
-TEST_F(ending, killed_reader)
+TEST_F(close, killed_reader)
 {
 	struct half out;
 	pid_t pid;
@@ -588,7 +588,7 @@ TEST_F(ending, killed_reader)
 }
 
 /* An idle peer that lives answers a keepalive probe, so nothing ends here. */
-TEST_F(ending, not_by_keepalive)
+TEST_F(close, not_by_keepalive)
 {
 	struct tcp_info info = {};
 	socklen_t len = sizeof(info);
@@ -632,7 +632,7 @@ static int connect_again(struct __test_metadata *_metadata, int client, enum end
 }
 
 /* connect(AF_UNSPEC) ends a connection, and the socket may be used again. */
-TEST_F(ending, disconnected)
+TEST_F(close, disconnected)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	recv_pattern(_metadata, self->server, SEED, 0, 1000);
@@ -694,7 +694,7 @@ static bool waits_within(const int *tid, int64_t ms, char *where, size_t size)
 /* Whoever waits for data of one connection gets none of the next, nor the error that the socket
  * keeps for whoever asks.
  */
-TEST_F(ending, disconnected_under_a_reader)
+TEST_F(close, disconnected_under_a_reader)
 {
 	struct read_once r = { .fd = self->client };
 	char where[100];
@@ -721,7 +721,7 @@ TEST_F(ending, disconnected_under_a_reader)
 /* A large write that fails at once leaves nothing behind that changes what the socket's next
  * connection does.
  */
-TEST_F(ending, disconnected_after_a_write)
+TEST_F(close, disconnected_after_a_write)
 {
 	struct iovec iov = { .iov_base = "x", .iov_len = 1 };
 	char control[CMSG_SPACE(sizeof(int))] = {};

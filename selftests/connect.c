@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The many ways to become connected. Each ends with two ends that talk. */
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x7365747570ULL
 
-FIXTURE(setup) {
+FIXTURE(connect) {
 	struct witness witness;
 };
 
-FIXTURE_VARIANT(setup) {
+FIXTURE_VARIANT(connect) {
 	enum ends ends;
 	bool friends;
 };
 
-FIXTURE_VARIANT_ADD(setup, ipv4_wire) {
+FIXTURE_VARIANT_ADD(connect, ipv4_wire) {
 	.ends = IPV4,
 };
-FIXTURE_VARIANT_ADD(setup, ipv4_friends) {
+FIXTURE_VARIANT_ADD(connect, ipv4_friends) {
 	.ends = IPV4,
 	.friends = true,
 };
-FIXTURE_VARIANT_ADD(setup, ipv6_wire) {
+FIXTURE_VARIANT_ADD(connect, ipv6_wire) {
 	.ends = IPV6,
 };
-FIXTURE_VARIANT_ADD(setup, ipv6_friends) {
+FIXTURE_VARIANT_ADD(connect, ipv6_friends) {
 	.ends = IPV6,
 	.friends = true,
 };
 
-FIXTURE_SETUP(setup)
+FIXTURE_SETUP(connect)
 {
 	self->witness.friends = variant->friends;
 	self->witness.told = false;
@@ -38,7 +38,7 @@ FIXTURE_SETUP(setup)
 	witness_begin(&self->witness);
 }
 
-FIXTURE_TEARDOWN(setup)
+FIXTURE_TEARDOWN(connect)
 {
 	if (self->witness.friends)
 		friends_tell();
@@ -148,7 +148,7 @@ static void fast_lo(struct __test_metadata *_metadata)
 	ASSERT_EQ(0, system("tc qdisc del dev lo root"));
 }
 
-TEST_F(setup, connect_without_waiting)
+TEST_F(connect, connect_without_waiting)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	int port = port_of(listener), client, server;
@@ -170,7 +170,7 @@ TEST_F(setup, connect_without_waiting)
 }
 
 /* Who writes before the handshake is over waits, or is told to. */
-TEST_F(setup, write_while_connecting)
+TEST_F(connect, write_while_connecting)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	int client, server;
@@ -199,7 +199,7 @@ TEST_F(setup, write_while_connecting)
 }
 
 /* A socket that was refused once may try again. */
-TEST_F(setup, refused)
+TEST_F(connect, refused)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	int nobody = port_of(listener), client, server;
@@ -233,7 +233,7 @@ TEST_F(setup, refused)
 }
 
 /* A backlog of 1 has room for two; the third's SYN has to come again. */
-TEST_F(setup, full_backlog)
+TEST_F(connect, full_backlog)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	int client[3], server[3], i;
@@ -279,7 +279,7 @@ static int peer_port(int fd)
  * Three handshakes at once for a backlog of one: all clients are connected, but
  * two servers are not, and take nothing until there is room for them.
  */
-TEST_F(setup, overflowing_backlog)
+TEST_F(connect, overflowing_backlog)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	int client[3], server[3], i, j;
@@ -324,7 +324,7 @@ TEST_F(setup, overflowing_backlog)
 }
 
 /* The client has come and gone before anybody accepts it. */
-TEST_F(setup, closed_before_accept)
+TEST_F(connect, closed_before_accept)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	int client, server;
@@ -342,7 +342,7 @@ TEST_F(setup, closed_before_accept)
 }
 
 /* What came before the reset can be read, then comes the error, once. */
-TEST_F(setup, reset_before_accept)
+TEST_F(connect, reset_before_accept)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	int client, server;
@@ -363,7 +363,7 @@ TEST_F(setup, reset_before_accept)
 }
 
 /* No socket is there for a connection without data. */
-TEST_F(setup, defer_accept)
+TEST_F(connect, defer_accept)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	int client, server;
@@ -387,7 +387,7 @@ TEST_F(setup, defer_accept)
 }
 
 /* It is there in the end. */
-TEST_F(setup, defer_accept_timeout)
+TEST_F(connect, defer_accept_timeout)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	int client, server;
@@ -457,7 +457,7 @@ static void get_cookie(struct __test_metadata *_metadata, enum ends ends,
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
 }
 
-TEST_F(setup, fastopen)
+TEST_F(connect, fastopen)
 {
 	int listener = fast_listener(_metadata, variant->ends);
 	int client[2], server[2], i;
@@ -483,7 +483,7 @@ TEST_F(setup, fastopen)
 }
 
 /* By connect() and write(), which makes the SYN wait. */
-TEST_F(setup, fastopen_connect)
+TEST_F(connect, fastopen_connect)
 {
 	int listener = fast_listener(_metadata, variant->ends);
 	int client, server;
@@ -508,7 +508,7 @@ TEST_F(setup, fastopen_connect)
 }
 
 /* The server reads and answers before it knows that the client exists. */
-TEST_F(setup, fastopen_answer_in_handshake)
+TEST_F(connect, fastopen_answer_in_handshake)
 {
 	int listener = fast_listener(_metadata, variant->ends);
 	int client, server;
@@ -541,7 +541,7 @@ TEST_F(setup, fastopen_answer_in_handshake)
 }
 
 /* Open, write and close in one breath. */
-TEST_F(setup, fastopen_and_close)
+TEST_F(connect, fastopen_and_close)
 {
 	int listener = fast_listener(_metadata, variant->ends);
 	unsigned int n = scaled(200), i;
@@ -567,7 +567,7 @@ TEST_F(setup, fastopen_and_close)
 }
 
 /* The child comes out of the handshake's last segment alone. */
-TEST_F(setup, syn_cookies)
+TEST_F(connect, syn_cookies)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	uint64_t sent = 0, cookies = tcp_ext("SyncookiesRecv");
@@ -597,7 +597,7 @@ TEST_F(setup, syn_cookies)
 }
 
 /* Whichever listener of a group gets it, the right two ends are friends. */
-TEST_F(setup, reuseport)
+TEST_F(connect, reuseport)
 {
 	int listener[3], client[40], server[40], got[3] = {}, i, j;
 	uint64_t sent = 0;
@@ -656,7 +656,7 @@ static void bind_to_device(struct __test_metadata *_metadata, int fd,
 }
 
 /* The listener, the client, both; and both later, when they are connected. */
-TEST_F(setup, bound_to_lo)
+TEST_F(connect, bound_to_lo)
 {
 	int listener, client[4], server[4], i;
 	uint64_t sent = 0;
@@ -690,7 +690,7 @@ TEST_F(setup, bound_to_lo)
  * To an address of a device, from a socket that is bound to the device; both
  * ends are, if the address is a link-local one. The segments go over lo.
  */
-TEST_F(setup, bound_to_device)
+TEST_F(connect, bound_to_device)
 {
 	union address a = { .in6.sin6_family = AF_INET6 };
 	socklen_t len = sizeof(a.in6);
@@ -743,7 +743,7 @@ static const struct {
 };
 
 /* From any address of the host to any other. */
-TEST_F(setup, own_addresses)
+TEST_F(connect, own_addresses)
 {
 	static const char add_addresses[] =
 		"ip link add dummy1 type dummy &&"
@@ -809,7 +809,7 @@ static int client_from(struct __test_metadata *_metadata, enum ends ends,
 }
 
 /* The same four numbers, whatever the last connection left of itself. */
-TEST_F(setup, same_ports_again)
+TEST_F(connect, same_ports_again)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
 	unsigned int n = 20, i;
@@ -846,7 +846,7 @@ TEST_F(setup, same_ports_again)
 #define MANY	8
 
 /* The same addresses and ports in each of them. */
-TEST_F(setup, many_namespaces)
+TEST_F(connect, many_namespaces)
 {
 	int client[MANY], server[MANY], ns[MANY], i, listener, round;
 	struct witness w[MANY];
@@ -910,7 +910,7 @@ TEST_F(setup, many_namespaces)
  * The same addresses and ports once more, in a VRF of the same namespace: two
  * connections that differ in their device only.
  */
-TEST_F(setup, vrf)
+TEST_F(connect, vrf)
 {
 	int listener[2], client[2], server[2], i;
 	uint64_t sent = 0;

@@ -7,7 +7,7 @@
 #include <linux/tls.h>
 #include <sys/mman.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x75736572ULL
 
@@ -24,7 +24,7 @@
 #define MSG_ZEROCOPY	0x4000000
 #endif
 
-CONNECTION_FIXTURE(users);
+CONNECTION_FIXTURE(kernel_users);
 
 /* False where the kernel has no TLS. */
 static bool tls_begin(struct __test_metadata *_metadata, int fd)
@@ -80,7 +80,7 @@ static void stream_both_ways(struct __test_metadata *_metadata, int client,
  * The plain bytes before it are still unread when each end begins to encrypt;
  * it begins to decrypt when it has read them. TLS 1.3 over IPv6, else 1.2.
  */
-TEST_F(users, tls)
+TEST_F(kernel_users, tls)
 {
 	static const int versions[] = { TLS_1_2_VERSION, TLS_1_3_VERSION };
 	const int version = versions[variant->ends == IPV6];
@@ -113,7 +113,7 @@ TEST_F(users, tls)
 }
 
 /* One end only: it decrypts what its friend brought as plain bytes. */
-TEST_F(users, tls_of_what_is_there)
+TEST_F(kernel_users, tls_of_what_is_there)
 {
 	const int plain = 40000;
 	uint64_t state = SEED;
@@ -199,7 +199,7 @@ static uint64_t receive_mapped(struct __test_metadata *_metadata, int fd,
 	return mapped;
 }
 
-TEST_F(users, zerocopy_receive)
+TEST_F(kernel_users, zerocopy_receive)
 {
 	const uint64_t size = scaled(1 << 20);
 	struct half out;
@@ -214,7 +214,7 @@ TEST_F(users, zerocopy_receive)
 }
 
 /* Copied for the receiver into whole pages, so that they are mapped. */
-TEST_F(users, zerocopy_receive_of_pages)
+TEST_F(kernel_users, zerocopy_receive_of_pages)
 {
 	const size_t page = getpagesize(), len = 16 * page;
 	char *buf;
@@ -234,7 +234,7 @@ TEST_F(users, zerocopy_receive_of_pages)
 }
 
 /* Two pipes hold the same bytes while the stream goes on. */
-TEST_F(users, tee)
+TEST_F(kernel_users, tee)
 {
 	int one[2], two[2], i;
 	char buf[4096];

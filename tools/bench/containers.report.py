@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Rows of tools/bench/containers.guest on standard input -> a table, and a verdict.
+"""Rows of tools/bench/containers.guest.py on standard input -> a table, and a verdict.
 
-usage: containers.report containers.json
+usage: containers.report.py containers.json
 
 Exits with 1 when a bound is exceeded.
 """

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Lines of tools/bench/guest on standard input -> bench.json and tables.
+"""Lines of tools/bench/guest.py on standard input -> bench.json and tables.
 
 usage: report bench.json
 """

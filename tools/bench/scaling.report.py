@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Rows of tools/bench/scaling.guest on standard input -> tables, and a verdict.
+"""Rows of tools/bench/scaling.guest.py on standard input -> tables, and a verdict.
 
-usage: scaling.report scaling.json
+usage: scaling.report.py scaling.json
 
 Exits with 1 when a bound is exceeded.
 """

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """Many connections at once, inside the guest.
 
-usage: scaling.guest [--quick] [--reps N] pairs
-       scaling.guest [--quick] [--reps N] idle wire|friends
+usage: scaling.guest.py [--quick] [--reps N] pairs
+       scaling.guest.py [--quick] [--reps N] idle wire|friends
 
 pairs: as many pairs of processes as stand in PAIRS, by the clock. idle: one
 connection that is busy beside as many as stand in IDLE that are not, in
 instructions, and the memory that these take.
 
-Prints one JSON object a line for tools/bench/scaling.report. A figure of friends
+Prints one JSON object a line for tools/bench/scaling.report.py. A figure of friends
 counts only when friends moved its bytes and the idle connections are pairs, one
 of the wire only when there is no pair at all.
 """
@@ -207,7 +207,7 @@ def idle(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="scaling.guest")
+    parser = argparse.ArgumentParser(prog="scaling.guest.py")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--reps", type=int, default=0)
     parser.add_argument("part", choices=["pairs", "idle"])

@@ -3,10 +3,11 @@
 # Sourced by the shell tests, which go on with the kernel's own net/lib.sh: a
 # test is a function that ends with RET and retmsg set by check_err.
 
-friends_dir=$(dirname "$(readlink -e "${BASH_SOURCE[0]}")")
+# The folder above this one.
+friends_dir=$(dirname "$(dirname "$(readlink -e "${BASH_SOURCE[0]}")")")
 friends_name=$(basename "$0" .sh)
 
-# In a kernel tree the programs and the library lie beside this file.
+# In a kernel tree the programs lie beside the scripts, and the library above them.
 for friends_bin in "${FRIENDS_BUILD:-}" "$friends_dir" \
 		"$friends_dir/../build/selftests"; do
 	[ -x "$friends_bin/friends_xfer" ] && break

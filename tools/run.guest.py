@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""'make run' inside the guest: netperf with friends off and on, an AF_UNIX and
-a pipe twin beside it, one table, and the evidence under it.
+"""'make run' inside the guest: netperf with friends off and on; the same operations by
+one program over the wire, friends, AF_UNIX and a pipe; and the evidence under both.
 
 The status is 0 only when everything ran, friends moved the data of the runs
 with friends on, and none of the runs with friends off.
@@ -32,7 +32,7 @@ MOVED_AT_LEAST = 0.9
 
 
 class Test:
-    """One row of the table."""
+    """One row of each table."""
 
     def __init__(self, netperf, unit, twin, size, twins, options=()):
         self.netperf = netperf
@@ -41,7 +41,8 @@ class Test:
         self.size = size
         self.twins = twins
         self.options = list(options)
-        self.results = {column: [] for column in ("wire", "friends", "unix", "pipe")}
+        self.netperfs = {column: [] for column in ("wire", "friends")}
+        self.results = {column: [] for column in ("wire", "friends", *twins)}
 
     def rate(self, ns):
         """What netperf would print for the twin's nanoseconds per operation."""
@@ -110,9 +111,13 @@ def netperf(test):
     return float(values["THROUGHPUT"]), sent + received
 
 
-def measure_tcp(test, friends, evidence):
+def switch(friends):
     if SYSCTL.exists():
         SYSCTL.write_text("1" if friends else "0")
+
+
+def measure_netperf(test, friends, evidence):
+    switch(friends)
     before = counters()
     rate, payload = netperf(test)
     after = counters()
@@ -122,6 +127,17 @@ def measure_tcp(test, friends, evidence):
         die(f"{test.netperf} with friends on: friends moved {moved} of {payload} bytes.")
     if not friends and moved:
         die(f"{test.netperf} with friends off: friends moved {moved} bytes all the same.")
+    return rate
+
+
+def measure_tcp(test, friends):
+    """The twin over TCP; all that it sends is friends' or the wire's."""
+    switch(friends)
+    before = counters().get("bytes", 0)
+    rate = measure_twin(test, "tcp")
+    moved = counters().get("bytes", 0) - before
+    if friends != bool(moved):
+        die(f"the twin of {test.netperf}: friends moved {moved} bytes.")
     return rate
 
 
@@ -154,24 +170,38 @@ def ratio(a, b):
     return "-" if a is None or b is None else f"{a / b:.2f}"
 
 
-def print_table():
-    head = ["wire", "friends", "friends/wire", "AF_UNIX", "pipe", "friends/AF_UNIX"]
+def print_table(columns, ratios, results):
+    """A column for each of columns, {name: key}, and for each pair of keys in ratios."""
+    names = dict(zip(columns.values(), columns))
+    head = [*columns, *(f"{names[a]}/{names[b]}" for a, b in ratios)]
     print("\n" + " " * 27 + "".join(f"{word:>{max(10, len(word) + 2)}}" for word in head))
     for test in TESTS:
-        wire, friends, unix, pipe = (
-            statistics.median(values) if values else None for values in test.results.values()
-        )
-        words = [number(wire), number(friends), ratio(friends, wire), number(unix), number(pipe)]
-        words.append(ratio(friends, unix))
+        rates = {
+            key: statistics.median(values) for key, values in results(test).items() if values
+        }
+        words = [number(rates.get(key)) for key in columns.values()]
+        words += [ratio(rates.get(a), rates.get(b)) for a, b in ratios]
         print(
             f"{test.netperf:<11} {test.unit:<15}"
             + "".join(f"{w:>{max(10, len(h) + 2)}}" for h, w in zip(head, words))
         )
+
+
+def print_tables():
+    print("\nnetperf over 127.0.0.1, with net.ipv4.tcp_friends 0 and 1:")
+    print_table(
+        {"wire": "wire", "friends": "friends"}, [("friends", "wire")], lambda test: test.netperfs
+    )
+    print("\nThe same operations, all by tools/bench/friends-bench:")
+    print_table(
+        {"wire": "wire", "friends": "friends", "AF_UNIX": "unix", "pipe": "pipe"},
+        [("friends", "wire"), ("friends", "unix")],
+        lambda test: test.results,
+    )
     print(
-        f"\nMedians of {ROUNDS} runs of {SECONDS} s, in turn; more is better. wire and friends:"
-        f"\nnetperf over 127.0.0.1 with net.ipv4.tcp_friends 0 and 1. AF_UNIX and pipe: the"
-        f"\ntwin in tools/bench. 1 byte there and back (RR, CRR), writes and reads of"
-        f"\n{STREAM_SIZE} bytes (STREAM). By the clock of a virtual machine: the ratios count."
+        f"\nMedians of {ROUNDS} runs of {SECONDS} s, in turn; more is better. 1 byte there and back"
+        f"\n(RR, CRR), writes and reads of {STREAM_SIZE} bytes (STREAM). By the clock of a virtual"
+        f"\nmachine: the ratios count, and only within a table."
     )
 
 
@@ -182,9 +212,9 @@ def print_evidence(off, on):
         ("skbs moved by friends", "skbs"),
         ("pairs made", "pairs_total"),
         *((name, name) for name in off.names(SEGMENTS)),
-        *((name.replace("wire_", "fell to the wire: "), name) for name in on.names("wire_")),
+        *((name.replace("wire_", "fallbacks: "), name) for name in on.names("wire_")),
     ]
-    print(f"\n{'Evidence, all runs together':<42}{'friends off':>16}{'friends on':>16}")
+    print(f"\n{'Evidence, all runs of netperf together':<42}{'friends off':>16}{'friends on':>16}")
     for text, name in rows:
         print(f"  {text:<40}{off[name]:>16,}{on[name]:>16,}")
     print(
@@ -194,7 +224,7 @@ def print_evidence(off, on):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="run.guest")
+    parser = argparse.ArgumentParser(prog="run.guest.py")
     parser.add_argument("--no-friends", dest="friends", action="store_false")
     args = parser.parse_args()
     if args.friends and not SYSCTL.exists():
@@ -207,14 +237,21 @@ def main():
     for test in TESTS:
         start = time.monotonic()
         for _ in range(ROUNDS):
-            test.results["wire"].append(measure_tcp(test, False, off))
+            test.netperfs["wire"].append(measure_netperf(test, False, off))
+            test.results["wire"].append(measure_tcp(test, False))
             if args.friends:
-                test.results["friends"].append(measure_tcp(test, True, on))
+                test.netperfs["friends"].append(measure_netperf(test, True, on))
+                test.results["friends"].append(measure_tcp(test, True))
             for transport in test.twins:
                 test.results[transport].append(measure_twin(test, transport))
         print(f"  {test.netperf}: {ROUNDS} rounds in {time.monotonic() - start:.0f} s", flush=True)
-    print_table()
-    every = [values for test in TESTS for values in test.results.values() if values]
+    print_tables()
+    every = [
+        values
+        for test in TESTS
+        for values in (*test.netperfs.values(), *test.results.values())
+        if values
+    ]
     if sum(max(values) > 1.5 * min(values) for values in every) * 2 > len(every):
         print("\nThe runs differ by half or more among themselves: this host is too busy now for"
               "\nfigures by the clock. 'make bench' counts instructions, on any host.")  # fmt: skip

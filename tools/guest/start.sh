@@ -13,7 +13,7 @@ cp /usr/bin/busybox "$init/bin/"
 for a in cat cp grep ln mkdir mount reboot sh switch_root; do
 	ln -sf busybox "$init/bin/$a"
 done
-cp /src/tools/guest/init /src/tools/guest/main "$init/"
+cp /src/tools/guest/init /src/tools/guest/main.sh "$init/"
 cp "$run/job" "$init/"
 (cd "$init" && find . | cpio --quiet -o -H newc) >"$run/initrd"
 rm -r "$init"

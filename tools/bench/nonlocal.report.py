@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Rows of tools/bench/nonlocal.guest on standard input -> a table, and a verdict.
+"""Rows of tools/bench/nonlocal.guest.py on standard input -> a table, and a verdict.
 
-usage: nonlocal.report nonlocal.json
+usage: nonlocal.report.py nonlocal.json
 
 Of several boots of a state the median counts. Exits with 1 when a bound is exceeded.
 """

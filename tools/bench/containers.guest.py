@@ -30,7 +30,7 @@ COUNTS = {
 # Who is no friend: its data, and the segments that open and close.
 OTHERS = [("rr", 1), ("stream", 16384), ("crr", 1)]
 MOVED_AT_LEAST = 0.9
-# Connections get dearer until each port has one in TIME_WAIT: as in nonlocal.guest.
+# Connections get dearer until each port has one in TIME_WAIT: as in nonlocal.guest.py.
 UNCOUNTED = {("crr", 1): 8}
 
 
@@ -149,7 +149,7 @@ def emit(where, path, cell, values):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="containers.guest")
+    parser = argparse.ArgumentParser(prog="containers.guest.py")
     parser.add_argument("--reps", type=int, default=5)
     parser.add_argument("where", choices=["bridge", "nat"])
     args = parser.parse_args()

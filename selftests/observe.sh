@@ -4,7 +4,7 @@
 # What an administrator sees of friends: the list of connections, tracepoints,
 # strict mode.
 
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/lib/common.sh"
 
 CONNECTIONS=/proc/net/tcp_friends
 TRACING=/sys/kernel/tracing
@@ -185,7 +185,7 @@ is_told()
 
 events()
 {
-	local instance=$TRACING/instances/seeing-$BASHPID pid
+	local instance=$TRACING/instances/observe-$BASHPID pid
 
 	need_friends || return
 	[ -e "$TRACING/events" ] || mount -t tracefs nodev "$TRACING"

@@ -3,11 +3,11 @@
 
 #include <linux/sock_diag.h>
 
-#include "friends.h"
+#include "lib/friends.h"
 
 #define SEED	0x666c6f77ULL
 
-CONNECTION_FIXTURE(flow);
+CONNECTION_FIXTURE(backpressure);
 
 /* Write until nothing more goes in, also not @quiet ms later. */
 static uint64_t fill(struct __test_metadata *_metadata, int fd, uint64_t seed,
@@ -73,7 +73,7 @@ static void eagain(struct __test_metadata *_metadata, int client, int server,
 	*sent = second;
 }
 
-TEST_F(flow, eagain_64k_buffers)
+TEST_F(backpressure, eagain_64k_buffers)
 {
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 	uint64_t sent;
@@ -87,7 +87,7 @@ TEST_F(flow, eagain_64k_buffers)
 	EXPECT_CARRIED(sent);
 }
 
-TEST_F(flow, eagain_large_writes)
+TEST_F(backpressure, eagain_large_writes)
 {
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 	uint64_t sent;
@@ -101,7 +101,7 @@ TEST_F(flow, eagain_large_writes)
 	EXPECT_CARRIED(sent);
 }
 
-TEST_F(flow, eagain_default_buffers)
+TEST_F(backpressure, eagain_default_buffers)
 {
 	uint64_t sent;
 
@@ -111,7 +111,7 @@ TEST_F(flow, eagain_default_buffers)
 }
 
 /* Many messages, each of which may cost far more than its bytes. */
-TEST_F(flow, eagain_small_writes)
+TEST_F(backpressure, eagain_small_writes)
 {
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 	uint64_t sent;
@@ -126,7 +126,7 @@ TEST_F(flow, eagain_small_writes)
 }
 
 /* Both write until nobody can, then both read: no deadlock. */
-TEST_F(flow, both_full)
+TEST_F(backpressure, both_full)
 {
 	uint64_t there, back;
 
@@ -172,7 +172,7 @@ static int late_allowed(bool friends, int rounds)
 }
 
 /* A blocked writer goes on as soon as the reader made room, no later. */
-TEST_F(flow, blocked_writer_wakes)
+TEST_F(backpressure, blocked_writer_wakes)
 {
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 	int i, rounds = scaled(100), late = 0;
@@ -292,14 +292,14 @@ static uint64_t random_drain(struct __test_metadata *_metadata, int client,
 	return pos;
 }
 
-TEST_F(flow, random_drain)
+TEST_F(backpressure, random_drain)
 {
 	EXPECT_CARRIED(random_drain(_metadata, self->client, self->server,
 				    variant->friends,
 				    variant->friends ? scaled(40) : 10));
 }
 
-TEST_F(flow, random_drain_64k_buffers)
+TEST_F(backpressure, random_drain_64k_buffers)
 {
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 
@@ -312,7 +312,7 @@ TEST_F(flow, random_drain_64k_buffers)
 }
 
 /* SO_SNDTIMEO: a write to a full receiver ends with EAGAIN in time. */
-TEST_F(flow, send_timeout)
+TEST_F(backpressure, send_timeout)
 {
 	struct timeval tv = { .tv_usec = 100000 };
 	char *buf = malloc(CHUNK_MAX);
@@ -340,7 +340,7 @@ TEST_F(flow, send_timeout)
 }
 
 /* TCP_USER_TIMEOUT gives up on a reader that never reads. */
-TEST_F(flow, user_timeout)
+TEST_F(backpressure, user_timeout)
 {
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 	uint64_t start, took;
@@ -387,7 +387,7 @@ static void *pour(void *arg)
  * taken for a forged one (RFC 5961, section 5.2) and not heard: a writer who
  * waits for the room that it tells of would wait for the probe timer.
  */
-TEST_F(flow, acks_are_heard)
+TEST_F(backpressure, acks_are_heard)
 {
 	struct pour p = { .fd = self->client, .until = now_ms() + 1000 };
 	static char buf[65536];
@@ -410,7 +410,7 @@ TEST_F(flow, acks_are_heard)
  * takes the wire. Friends' bytes carry no ACK: did nobody send one, the next
  * request would wait for a delayed one, 40 ms.
  */
-TEST_F(flow, requests_do_not_wait_for_acks)
+TEST_F(backpressure, requests_do_not_wait_for_acks)
 {
 	const uint64_t end = now_ms() + 2000;
 	uint64_t at, began, late = 0;
@@ -438,7 +438,7 @@ TEST_F(flow, requests_do_not_wait_for_acks)
  * Who comes back to the wire finds a window for all that the receiver can take, whatever
  * friends have left of the one that the wire was last told of.
  */
-TEST_F(flow, wire_finds_a_window)
+TEST_F(backpressure, wire_finds_a_window)
 {
 	const size_t large = 60000;
 	uint64_t at = wear_window(_metadata, self->client, self->server,
