@@ -1,32 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0
-# The entry points. Kbuild does not read this file: it finds Kbuild first.
+# This file has the entry points. Kbuild does not read it, because it finds the
+# file Kbuild first.
 
-# A variable of make's own command line is not for the tools' own makes.
+# The tools run make themselves. Variables of this make's command line are not
+# meant for them.
 unexport MAKEFLAGS MAKEOVERRIDES MFLAGS
 
 .PHONY: help
 help:
-	@echo 'What there is to make (the first three set everything up by themselves):'
+	@echo 'Targets (the first three set up everything that they need):'
 	@echo
 	@echo '  run            boot a guest, and compare TCP with friends off and on'
 	@echo '  test           every check: lint, KUnit, selftests in a guest'
-	@echo '  bench          the whole comparison, into build/bench.json; and containers'
-	@echo '  bench-check    is any figure worse than it was, or dearer for others?'
-	@echo '  bench-scaling  many pairs at once, and beside 50,000 idle connections'
-	@echo '  bench-apps     redis, nginx, netperf, ... by the clock: are the bounds met?'
+	@echo '  bench          measure all, into build/bench.json; also between containers'
+	@echo '  bench-check    compare with the kept figures, and measure what others pay'
+	@echo '  bench-scaling  many pairs at once, and one beside 50,000 idle connections'
+	@echo '  bench-apps     redis, nginx, netperf, ... by the clock, against their bounds'
 	@echo '  bench-plots    draw build/bench.json: Documentation/bench-*.svg'
 	@echo
 	@echo '  shell          a root shell in a guest with the module loaded'
 	@echo '  test-debug     the selftests on a kernel with KASAN, lockdep, kmemleak'
 	@echo '  kselftests     the kernel'\''s own selftests of TCP, with friends off and on'
-	@echo '  modules        the module for your own patched kernel: KDIR=<built tree>'
+	@echo '  modules        build the module for your patched kernel: KDIR=<built tree>'
 	@echo '  root           the build root (Debian 13: toolchain, qemu, userland)'
 	@echo '  kernel         the patched kernel'
 	@echo
 	@echo '  lint           formatting, lints and checks of all sources'
 	@echo '  fmt            format the Rust sources'
 	@echo '  rust-analyzer  rust-project.json for the editor'
-	@echo '  clean          remove build/ (what took long is in the cache, and stays)'
+	@echo '  clean          remove build/ (the cache has what took long, and stays)'
 	@echo
 	@echo 'Variables: KERNEL_TARBALL=<linux-7.3.x.tar.xz> instead of the source from'
 	@echo 'Debian, XDG_CACHE_HOME=<folder> for the cache (~/.cache), which needs 25 GB.'

@@ -73,7 +73,7 @@ pub(crate) fn established(sock: &Sock, arrival: Arrival, mark: Option<Mark>, rcu
 
 /// Forms no more pairs from now on, and dissolves all pairs. May sleep.
 ///
-/// The hooks must be on for as long as there are pairs. A socket that closes without the `gone`
+/// The hooks must be on for as long as there are pairs. A socket that closes without the `detach`
 /// hook has left the table of established sockets before this function looks for the socket
 /// there, so that nothing would dissolve its pair.
 pub(crate) fn stop() {

@@ -102,6 +102,7 @@ use net::{
     Source,
     Spinlocked,
     Watcher,
+    Write,
     Xmit, //
 };
 use netns::Namespace;
@@ -144,7 +145,7 @@ impl kernel::Module for Friends {
         let namespaces = NamespaceRegistration::new()?;
         let devices = DevicesRegistration::new::<Self>()?;
         let friends = Self {
-            _hooks: HooksRegistration::new::<Self>()?,
+            _hooks: HooksRegistration::new::<Self>(),
             _devices: devices,
             _namespaces: namespaces,
             _offers: offers,
@@ -190,11 +191,17 @@ impl Hooks for Friends {
     }
 
     #[inline]
-    fn send(sock: &Sock, from: Source<'_>, process: Process<'_>, rcu: Rcu<'_>) -> usize {
+    fn send(sock: &Sock, from: Source<'_>, process: Process<'_>, rcu: Rcu<'_>) -> Write {
+        if cfg!(tcp_friends_without = "send") {
+            return Write::Tcp;
+        }
         send::send(sock, from, process, rcu)
     }
 
     fn send_owned(sock: &Sock, from: Source<'_>, owned: Owned<'_>, rcu: Rcu<'_>) -> usize {
+        if cfg!(tcp_friends_without = "large") {
+            return 0;
+        }
         send_large::send_owned(sock, from, owned, rcu)
     }
 
@@ -206,6 +213,9 @@ impl Hooks for Friends {
         process: Process<'_>,
         rcu: Rcu<'_>,
     ) -> usize {
+        if cfg!(tcp_friends_without = "recv") {
+            return 0;
+        }
         recv::recv(sock, to, len, process, rcu)
     }
 

@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# Friends across namespaces: containers $a and $b at a bridge of the host $h. What is
-# between them governs them, and what is no way inside this host makes no friends.
+# These tests check friends across namespaces: containers $a and $b at a bridge of the host $h.
+# Everything between the two governs them. Without a path inside this host, there are no friends.
 
 . "$(dirname "$0")/lib/common.sh"
 
-# Set in a test's second variant: the same, by the wire.
+# This is set in a test's second variant, which takes the wire.
 WIRE=''
 
-# net.ipv4.tcp_friends_cross, until the test ends.
+# cross VALUE: sets net.ipv4.tcp_friends_cross until the test ends.
 cross()
 {
 	need_friends || return
@@ -19,7 +19,7 @@ cross()
 	defer sysctl -q -w net.ipv4.tcp_friends_cross=0
 }
 
-# How often friends ask the wire here, in ms.
+# Friends revalidate at this interval here, in ms.
 INTERVAL=$(slow && echo 1000 || echo 200)
 
 willing()
@@ -34,7 +34,8 @@ willing()
 	done
 }
 
-# attach NS NAME ADDRESS [ADDRESS6]: a container at the bridge of $h, where its end is NAME.
+# attach NS NAME ADDRESS [ADDRESS6]: connects the container NS to the bridge of $h. The host's end
+# is called NAME.
 attach()
 {
 	local bridge=${BRIDGE:-br0}
@@ -56,7 +57,7 @@ bridge()
 	ip -n "$h" link set "$name" up
 }
 
-# sees FROM ADDRESS
+# sees FROM ADDRESS: checks that ADDRESS answers a ping from FROM.
 sees()
 {
 	within 5000 ip netns exec "$1" ping -q -c 1 -W 1 "$2" >/dev/null
@@ -74,7 +75,7 @@ setup_bridge()
 	sees "$a" 2001:db8::2
 }
 
-# Two of them, at a bridge, and friends are wanted.
+# Sets up two containers at a bridge, which are willing to become friends.
 begin_at_bridge()
 {
 	cross 1 || return
@@ -82,7 +83,7 @@ begin_at_bridge()
 	willing "$a" "$b"
 }
 
-# friends_are N: so many connections between $a and $b have become friends, and moved
+# friends_are N: checks that N connections between $a and $b have become friends, and have moved
 # bytes.
 friends_are()
 {
@@ -97,7 +98,7 @@ friends_are()
 	done
 }
 
-# Bytes that have arrived in $a and $b.
+# Prints the bytes that have arrived in $a and $b.
 received()
 {
 	local ns
@@ -147,8 +148,8 @@ stands_still()
 	check_err $? "$(($(received) - bytes)) bytes passed $1"
 }
 
-# by_wire REASON WHAT: it goes on, by the wire only. The containers are told that something
-# on their path is why, and not what.
+# by_wire REASON WHAT: checks that only the wire moves data. The containers see that something on
+# their path is the reason, but not what it is.
 by_wire()
 {
 	local bytes ns
@@ -167,7 +168,7 @@ by_wire()
 	done
 }
 
-# interval NS|host MS
+# interval NS|host MS: sets the interval of revalidation.
 interval()
 {
 	if [ "$1" = host ]; then
@@ -178,7 +179,7 @@ interval()
 	check_err $? "sysctl failed"
 }
 
-# mode NS|host 0|1|2
+# mode NS|host 0|1|2: sets net.ipv4.tcp_friends.
 mode()
 {
 	if [ "$1" = host ]; then
@@ -189,8 +190,8 @@ mode()
 	check_err $? "sysctl failed"
 }
 
-# talk [ADDRESS]: a request and a response every other ms between $a and $b, over friends.
-# As many arguments more are friends_xfer's.
+# talk [ADDRESS [ARG...]]: starts a request and a response every other ms between $a and $b, over
+# friends. Further arguments are friends_xfer's.
 talk()
 {
 	XFER_OUT=$(mktemp "$TMP/xfer.XXXXXX")
@@ -210,7 +211,7 @@ end()
 	xfer_end "$XFER_PID" "$XFER_OUT"
 }
 
-# ---- who becomes friends ----------------------------------------------------
+# ---- which connections become friends ---------------------------------------
 
 bulk()
 {
@@ -257,7 +258,7 @@ send_buffer()
 	friends_are 1
 }
 
-# Each of the three can refuse.
+# The host and each container can refuse.
 refused()
 {
 	begin_at_bridge || return
@@ -278,7 +279,7 @@ refused()
 	check_err $? "a container has the host's switch"
 }
 
-# no_pairs NS
+# no_pairs NS: checks that no pairs are left.
 no_pairs()
 {
 	stat_is "$1" pairs 0
@@ -306,7 +307,7 @@ switched_off()
 	done
 }
 
-# The module goes, and comes back.
+# The module is unloaded, and loaded again.
 unloaded()
 {
 	need_friends_ko || return
@@ -324,7 +325,7 @@ unloaded()
 	friends_are 1
 }
 
-# Fifty of them, each with the next.
+# Fifty containers are connected, each to the next.
 fifty()
 {
 	local n i all=() pids=() rc=0
@@ -360,8 +361,8 @@ fifty()
 	done
 }
 
-# Tenants with the same addresses, at bridges of their own: each connection reaches its
-# own. FRIENDS_CONNECTIONS connections, by default a few thousand.
+# Tenants have the same addresses, at bridges of their own. Each connection must reach its own
+# tenant. There are FRIENDS_CONNECTIONS connections, by default a few thousand.
 tenants()
 {
 	local count out all ways ns sum=0
@@ -378,12 +379,13 @@ tenants()
 		check_err $? "$sum ends have become friends"
 		return
 	fi
-	# Of a few the friendship may come too late, or memory be short.
+	# A few connections may become friends too late, or find no memory for a pair.
 	[ "$sum" -ge $((2 * count - count / 50)) ] && [ "$sum" -le $((2 * count)) ]
 	check_err $? "$sum ends of $count connections have become friends"
 }
 
-# Their namespaces are ${all[@]} and what tenants wants to know of them ${ways[@]}.
+# Sets ${all[@]} to the tenants' namespaces, and ${ways[@]} to what the program tenants needs to
+# know of them.
 setup_tenants()
 {
 	local n i k ns
@@ -409,8 +411,8 @@ setup_tenants()
 	willing "${all[@]}"
 }
 
-# teardown N: how long it takes to delete a namespace that has N devices, in ms. One
-# of them is the far end of one here. It was made first, and so goes last.
+# teardown N: prints how long it takes to delete a namespace that has N devices, in ms. One of them
+# is the far end of a device here. It was made first, so it is deleted last.
 teardown()
 {
 	local ns=teardown-$$ i start
@@ -429,7 +431,7 @@ teardown()
 	echo $(($(timestamp_ms) - start))
 }
 
-# shortest N: of some rounds of teardown.
+# shortest N: prints the shortest time of some rounds of teardown.
 shortest()
 {
 	local i
@@ -439,8 +441,9 @@ shortest()
 	done | sort -n | tee -a "$TMP/teardowns" | head -n 1
 }
 
-# Devices that are on nobody's path go as fast beside FRIENDS_CONNECTIONS pairs, by default
-# a few thousand, as beside none. By the clock: the shortest of a few rounds.
+# Devices that are on no pair's path are deleted as fast beside FRIENDS_CONNECTIONS pairs, by
+# default a few thousand, as beside none. This is measured by the clock: the shortest of a few
+# rounds counts.
 many_devices()
 {
 	local count devices before beside all ways sum=0 ns
@@ -467,7 +470,7 @@ many_devices()
 	check_err $? "vacuous: $sum ends of $count connections have friends"
 	beside=$(shortest "$devices")
 	log_info "$friends_name.many_devices: $devices devices go in $before ms beside no pairs, in $beside ms beside $((sum / 2)): $(tr '\n' ' ' <"$TMP/teardowns")"
-	# A few hundred ms are not measured to a per cent.
+	# A few hundred ms cannot be measured to a per cent.
 	[ "$beside" -le $((before + before / 10 + ${FRIENDS_SLACK:-40})) ]
 	check_err $? "$devices devices go in $before ms beside no pairs, in $beside ms beside $((sum / 2))"
 	exec 9>&-
@@ -475,7 +478,7 @@ many_devices()
 	check_err $? "$(cat "$TMP/tenants")"
 }
 
-# Below a device, not at a bridge.
+# siblings KIND MODE: the containers' devices are above one device, not at a bridge.
 siblings()
 {
 	local kind=$1 mode=$2
@@ -500,7 +503,7 @@ siblings()
 	friends_are 2
 }
 
-# The device below is given what one macvlan sends to another, and may hand copies to others.
+# The device below gets what one macvlan sends to another, and may hand copies to others.
 macvlan()
 {
 	WIRE=1 siblings macvlan bridge || return
@@ -508,8 +511,8 @@ macvlan()
 	unmarked "the device below macvlans"
 }
 
-# What is for a group of receivers is given by a macvlan to all its likes, without the device
-# below: here to ports of bridges, which take it for their end of a wire.
+# A macvlan gives what is addressed to a group of receivers to all its siblings, not by the device
+# below. Here the siblings are ports of bridges, which take a port for their end of a wire.
 macvlan_to_a_group()
 {
 	local group=01:00:5e:01:02:03 ns
@@ -545,7 +548,7 @@ ipvlan_l3()
 	siblings ipvlan l3
 }
 
-# The host itself is one of them, and then the other.
+# The host itself is the client, and then the server.
 host()
 {
 	local a b
@@ -564,7 +567,7 @@ host()
 
 # ---- NAT --------------------------------------------------------------------
 
-# $a and $b at bridges of their own, $h routes between them.
+# $a is at a veth of $h, $b is at a bridge of $h, and $h routes between them.
 setup_routed()
 {
 	cross 1 || return
@@ -598,7 +601,7 @@ routed()
 	friends_are 4
 }
 
-# The host routes in a table of its own.
+# The host routes in a table of its own, that of a VRF.
 vrf()
 {
 	setup_routed || return
@@ -613,8 +616,8 @@ vrf()
 	friends_are 2
 }
 
-# A port of the host leads to $b, and $b sees the host in place of $a. What the tracker
-# takes for invalid is dropped.
+# A port of the host leads to $b, and $b sees the host in place of $a. Segments that the tracker
+# takes for invalid are dropped.
 nat()
 {
 	setup_routed || return
@@ -643,14 +646,14 @@ nat()
 	check_err $? "the tracker took segments for invalid ones"
 }
 
-# published ARG...: as between, by the published port.
+# published ARG...: runs between() through the published port.
 published()
 {
 	between -p 5001 -a 198.51.100.2 -A 192.0.2.254 "$@"
 }
 
-# strict_tracker NS CHAIN: its tracker forgets who is silent for two seconds, and what it
-# does not know is dropped.
+# strict_tracker NS CHAIN: makes the tracker of NS forget a connection that is silent for two
+# seconds, and drops what the tracker does not know.
 strict_tracker()
 {
 	ip netns exec "$1" nft -f - <<-END
@@ -668,7 +671,7 @@ strict_tracker()
 	check_err $? "sysctl failed"
 }
 
-# friends_for_long NS: friends outlive the tracker's time.
+# friends_for_long NS: checks that friends outlive the tracker's time.
 friends_for_long()
 {
 	sleep 6
@@ -679,8 +682,7 @@ friends_for_long()
 	check_err $? "the tracker has lost them"
 }
 
-# A connection is reset, of which the tracker learns nothing, and begins anew with the
-# same ports.
+# A connection is reset, which the tracker does not notice, and a new one has its ports.
 ports_again()
 {
 	setup_routed || return
@@ -734,7 +736,7 @@ tracker()
 	end
 }
 
-# Both ends are one container's, and so is the tracker.
+# Both ends and the tracker are in one container.
 tracker_at_home()
 {
 	local a b
@@ -751,7 +753,7 @@ tracker_at_home()
 	end
 }
 
-# The same port, of the host's own programs.
+# A port of the host leads the host's own programs to $b.
 nat_of_the_host()
 {
 	local a
@@ -777,7 +779,7 @@ nat_of_the_host()
 	friends_are 2
 }
 
-# published_by_ipvs PORT: it leads to $b.
+# published_by_ipvs PORT: IPVS leads this port of the host to $b.
 published_by_ipvs()
 {
 	setup_routed || return
@@ -799,7 +801,7 @@ ipvs()
 
 # ---- proxies ----------------------------------------------------------------
 
-# A program of $a has a proxy beside it, which knows where $b is.
+# A program of $a talks to a proxy beside it, which knows where $b is.
 sidecar()
 {
 	local n=4
@@ -827,19 +829,19 @@ sidecar()
 	kill "$PROXY"
 	wait "$PROXY" 2>/dev/null
 	[ -n "$WIRE" ] || friends_are $((n + 1))
-	# To the proxy they are, either way.
+	# In both variants, the program is a friend of the proxy beside it.
 	[ $(($(friends_stat "$a" pairs_total) - $(friends_stat "$a" crossed))) = $((n + 1)) ]
 	check_err $? "not all of $((n + 1)) were friends of the proxy beside them"
 }
 
-# listens NS PORT
+# listens NS PORT: checks that a socket listens.
 listens()
 {
 	[ -n "$(ip netns exec "$1" ss -Htln "sport = $2")" ]
 }
 
-# A proxy of the host takes what goes to $b, under the address of $b, and changes it: who
-# took $b for the peer would see what it has sent.
+# A proxy of the host takes what goes to $b, under the address of $b, and changes it. If $a took $b
+# for its peer, $a would see what $b has sent.
 tproxy()
 {
 	setup_routed || return
@@ -900,9 +902,9 @@ tproxy()
 	check_err $? "$a and $b were friends past the proxy"
 }
 
-# ---- who watches ------------------------------------------------------------
+# ---- what observes and governs the wire -------------------------------------
 
-# Each device on the way.
+# A capture runs at each device of the path in turn.
 capture()
 {
 	local where
@@ -924,7 +926,8 @@ capture()
 	end
 }
 
-# What a bridge floods reaches who has no part in it, and need not be told.
+# A bridge floods frames to devices that have no part in the connection. A capture there need not
+# see what friends move.
 bystander()
 {
 	local c=''
@@ -946,7 +949,7 @@ bystander()
 	end
 }
 
-# eavesdrops NS: a third tenant that listens where $b does, and answers nothing.
+# eavesdrops NS ADDRESS: a third tenant listens at ADDRESS, that of $b, and answers nothing.
 eavesdrops()
 {
 	ip netns exec "$1" nft 'table ip t { chain c {
@@ -964,8 +967,8 @@ eavesdrops()
 	friends_set "$1" 1
 }
 
-# no_say DEVICE ADDRESS WHAT: $c, whose device it is, has no say in what $a and $b are to each
-# other, though it gets WHAT.
+# no_say DEVICE ADDRESS WHAT: checks that $c, whose device is DEVICE, does not affect the friends $a
+# and $b, although $c gets WHAT.
 no_say()
 {
 	local crossed syns
@@ -991,7 +994,7 @@ no_say()
 	end
 }
 
-# A bridge that floods all that is for $b.
+# floods: makes the bridge flood all that is for $b.
 floods()
 {
 	command bridge -n "$h" link set dev veth_b learning off
@@ -1000,7 +1003,7 @@ floods()
 	check_err $? "the bridge does not forget"
 }
 
-# A device without ARP takes what the bridge floods.
+# A device without ARP receives what the bridge floods.
 third_without_arp()
 {
 	local c=''
@@ -1013,13 +1016,14 @@ third_without_arp()
 	no_say eth0 192.0.2.2 "what a bridge floods"
 }
 
-# listen_below_bridge: $c has a bridge of its own, with the addresses of $b, above the device
-# that is at the bridge of $h.
+# listen_below_bridge ADDRESS: gives $c a bridge of its own, with the addresses of $b, above the
+# device that is at the bridge of $h.
 listen_below_bridge()
 {
 	setup_ns c
 	attach "$c" veth_c 192.0.2.3
-	# Or the bridge sends it what is for $b, which then gets nothing by the wire, either.
+	# Otherwise the bridge would send $c what is for $b, and $b would get nothing by the wire,
+	# either.
 	command bridge -n "$h" link set dev veth_c learning off
 	ip -n "$c" address flush dev eth0
 	ip -n "$c" link add br_c address 02:00:00:00:00:02 type bridge forward_delay 0
@@ -1040,7 +1044,7 @@ third_below_bridge()
 	no_say eth0 192.0.2.2 "what a bridge floods"
 }
 
-# The host copies what comes from $a to the third one.
+# The host copies what comes from $a to the third tenant.
 third_by_dup()
 {
 	local c='' HEARS=1
@@ -1059,7 +1063,7 @@ third_by_dup()
 	no_say eth0 192.0.2.2 "what a rule copies"
 }
 
-# The host routes, and sends the third one a copy as its gateway.
+# The host routes, and sends a copy to the third tenant as if to a gateway.
 third_by_tee()
 {
 	local c='' HEARS=1
@@ -1092,8 +1096,8 @@ third_by_tee()
 }
 
 # A generic XDP program redirects all that comes from $a to $b and to a third namespace, which
-# answers in place of $b. The connection works, and its ends are no friends: the third namespace
-# gets data only for as long as the program is there.
+# answers in place of $b. The connection works, but its ends do not become friends: the third
+# namespace gets data only for as long as the program is there.
 third_by_program()
 {
 	local c='' crossed
@@ -1105,7 +1109,7 @@ third_by_program()
 	ip -n "$c" link set eth0 address 02:00:00:00:00:02
 	ip -n "$c" address add 192.0.2.2/24 dev eth0
 	willing "$c"
-	# Both have one Ethernet address, and the bridge must not learn it at $b's port.
+	# $b and $c have one Ethernet address, and the bridge must not learn it at $b's port.
 	ip -n "$b" link set eth0 down
 	answers_in "$c"
 	crossed=$(friends_stat "$a" crossed)
@@ -1121,7 +1125,7 @@ third_by_program()
 	check_err $? "vacuous: the third one is nobody's friend by the bridge, either"
 }
 
-# answers_in NS: a server there, at $b's address, sends back what it gets.
+# answers_in NS: starts a server in NS, at $b's address, that sends back what it gets.
 answers_in()
 {
 	ip netns exec "$1" python3 - >"$TMP/server" 2>&1 <<-END &
@@ -1147,9 +1151,9 @@ for i in range(10):
     assert len(connection.recv(1000, socket.MSG_WAITALL)) == 1000'
 }
 
-# The first SYN of a connection from $a to $b goes to a third one, by a neighbour entry of $a, and
-# only what is sent again gets to $b. The third one is no part of the connection then: $a would
-# see who captures there.
+# The first SYN of a connection from $a to $b goes to a third namespace, by a neighbour entry of $a.
+# Only what is sent again gets to $b. The third namespace is no part of the connection then. If it
+# were part of the path, $a would learn of captures there.
 third_by_neighbour()
 {
 	local c='' crossed
@@ -1182,7 +1186,7 @@ third_by_neighbour()
 	check_err $? "friends by way of the third one, which had the first SYN"
 }
 
-# counted NS 'TABLE CHAIN' N: rules of that chain, of family ip, have counted N packets.
+# counted NS 'TABLE CHAIN' N: checks that rules of that chain, of family ip, counted N packets.
 counted()
 {
 	# shellcheck disable=SC2086
@@ -1191,8 +1195,8 @@ counted()
 			END { printf "%d\n", n }')" -ge "$3" ]
 }
 
-# forge_fin ID: $a sends the host two FINs of $b's connection. Their numbers lie half of all
-# numbers apart, so that one of them is beyond its window, wherever that is.
+# forge_fin ID: $a sends the host two FINs of $b's connection. Their sequence numbers are half of
+# all numbers apart, so that one of them is outside the window, wherever the window is.
 forge_fin()
 {
 	ip netns exec "$a" python3 - "$1" <<-END
@@ -1218,8 +1222,8 @@ forge_fin()
 	check_err $? "nothing could be forged"
 }
 
-# $a makes its own SYN-ACK, which is marked, look like that of a connection between the host and
-# $b. The host's tracker goes on checking the windows of that.
+# $a makes its own SYN-ACK, which is marked, look like one of a connection between the host and $b.
+# The host's tracker must go on checking the windows of that connection.
 third_in_tracker()
 {
 	local c='' mac
@@ -1251,7 +1255,7 @@ third_in_tracker()
 listener = socket.create_server(("192.0.2.254", 7000))
 connection = listener.accept()
 time.sleep(10000)' &
-	# It connects once the host listens.
+	# The client connects once the host listens.
 	ip netns exec "$b" python3 - >"$TMP/client" 2>&1 <<-END &
 		import socket, time
 		for i in range(200):
@@ -1299,14 +1303,15 @@ socket.create_connection(("192.0.2.1", 9))' 2>/dev/null
 	check_err $? "the tracker checks no windows of somebody else's connection any more"
 }
 
-# The host drops what $a sends. $b puts bytes of its own into the stream in place of what the wire
-# was asked with, and acknowledges them. It gets nothing of $a's for that.
+# The host drops what $a sends. $b puts bytes of its own into the stream in place of the segment
+# that revalidates, and acknowledges them. $b must get nothing of $a's for that.
 question_answered_by_receiver()
 {
 	local after total forged ns silence
 
 	begin_at_bridge || return
-	# Who is silent for so long waits for the wire, and friends would go on for much longer.
+	# A sender that is silent for so long waits for the wire. Friends would go on for much
+	# longer.
 	silence=$(slow && echo 0.5 || echo 0.1)
 	for ns in "$a" "$b"; do
 		interval "$ns" "$(slow && echo 10000 || echo 1000)"
@@ -1314,13 +1319,13 @@ question_answered_by_receiver()
 	ip netns exec "$b" python3 - >"$TMP/server" 2>&1 <<-END &
 		import os, socket, struct, sys, time
 
-		# ETH_P_ALL: also what leaves.
+		# ETH_P_ALL also captures what leaves.
 		capture = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 		listener = socket.create_server(("192.0.2.2", 5001))
 		raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 		print("ready", flush=True)
 		connection, (_, port) = listener.accept()
-		# What the two begin with.
+		# The initial sequence numbers of both ends.
 		numbers = {}
 		while len(numbers) < 2:
 		    frame = capture.recv(100)
@@ -1371,7 +1376,7 @@ question_answered_by_receiver()
 	END
 	within 20000 grep -q ready "$TMP/server"
 	check_err $? "python3 did not start: $(cat "$TMP/server")"
-	# Each write waits until what was written before is acknowledged.
+	# Each write waits until the one before is acknowledged.
 	ip netns exec "$a" python3 - >"$TMP/client" 2>&1 <<-END &
 		import fcntl, socket, struct, termios, time
 
@@ -1454,7 +1459,7 @@ xdp_programs()
 	end
 }
 
-# Programs of the cgroup that both ends' sockets are of.
+# BPF programs are attached to the cgroup of both ends' sockets.
 cgroup()
 {
 	local role group=/sys/fs/cgroup/tcp-friends-containers-$$
@@ -1496,7 +1501,7 @@ firewall()
 	end
 }
 
-# A cable pulled, and a port taken off the bridge.
+# A cable is pulled, and a port is taken off the bridge.
 cable()
 {
 	begin_at_bridge || return
@@ -1514,8 +1519,8 @@ cable()
 	end
 }
 
-# Of the host and both ends whoever asks the wire most often decides, also of those that are
-# friends already. The others have said that it need not be asked.
+# The shortest interval of revalidation of the host and both ends applies, also to existing pairs.
+# The others have set 0, which means never.
 strictest()
 {
 	local who ns
@@ -1538,7 +1543,7 @@ strictest()
 		friends_again "when the device is up again"
 		end
 	done
-	# The default of the host.
+	# The host has its default interval.
 	interval host 1000
 	interval "$h" 0
 	interval "$a" 0
@@ -1552,7 +1557,7 @@ strictest()
 	end
 }
 
-# strict_hook NS FAMILY HOOK...: whoever is strict, nothing goes past that hook.
+# strict_hook NS FAMILY HOOK...: checks that nothing goes past that hook in strict mode.
 strict_hook()
 {
 	local in=$1 family=$2
@@ -1570,8 +1575,8 @@ strict_hook()
 	friends_again "without the hook of $*"
 }
 
-# Strict mode of the host, of either end, or of what lies between, at each device and in each
-# namespace.
+# Strict mode of the host, of either end, or of what is between them applies at each device and in
+# each namespace.
 strict()
 {
 	local who was
@@ -1603,7 +1608,7 @@ strict()
 	end
 }
 
-# What the host captures its tracepoint tells it, and its own namespace.
+# The host's tracepoint, and the files of its own namespace, show that the host captures.
 told()
 {
 	local tracing=/sys/kernel/tracing was
@@ -1614,7 +1619,7 @@ told()
 	check_err $? "no instance of tracefs"
 	defer rmdir "$tracing/instances/friends-told-$$"
 	tracing=$tracing/instances/friends-told-$$
-	echo 1 >"$tracing/events/tcp_friends/wire/enable"
+	echo 1 >"$tracing/events/tcp_friends/tcp_friends_fallback/enable"
 	talk
 	ip netns exec "$h" tcpdump -i br0 -w /dev/null tcp 2>"$TMP/tcpdump" &
 	DUMP=$!
@@ -1630,7 +1635,7 @@ told()
 	echo 0 >"$tracing/events/enable"
 	end
 
-	# The host's own namespace, at one end.
+	# One end is in the host's own namespace.
 	was=$(sysctl -n net.ipv4.tcp_friends)
 	defer sysctl -q -w net.ipv4.tcp_friends="$was"
 	mode host 1
@@ -1666,7 +1671,7 @@ told()
 	end
 }
 
-# Both ports come to another bridge: who captures there has all of it.
+# Both ports move to another bridge, where a capture must see everything.
 rebridged()
 {
 	begin_at_bridge || return
@@ -1682,7 +1687,7 @@ rebridged()
 	[ -n "$WIRE" ] || friends_are 3
 }
 
-# A macvlan comes above the bridge, where nobody looks for who captures.
+# A macvlan is put above the bridge. Nothing looks for captures at a macvlan, so the pair ends.
 macvlan_above()
 {
 	begin_at_bridge || return
@@ -1695,9 +1700,9 @@ macvlan_above()
 	end
 }
 
-# ---- how it ends ------------------------------------------------------------
+# ---- how a pair ends --------------------------------------------------------
 
-# The device goes, and comes back under the same address.
+# The device is deleted, and a new one has its address.
 device_deleted()
 {
 	begin_at_bridge || return
@@ -1715,7 +1720,7 @@ device_is_gone()
 	! ip -n "$h" link show "$1" >/dev/null 2>&1
 }
 
-# Its namespace has no name any more, and goes with its last socket. So do its devices.
+# The namespace has no name any more. It is freed with its last socket, and its devices with it.
 namespace_deleted()
 {
 	local bytes
@@ -1740,7 +1745,7 @@ namespace_deleted()
 	check_err $? "the namespace is held by somebody"
 }
 
-# A container is killed: the other end hears of it.
+# A container is killed, and the other end notices it.
 killed()
 {
 	local out=$TMP/killed rc
@@ -1784,7 +1789,7 @@ killed()
 
 # ---- where the mark is lost -------------------------------------------------
 
-# unmarked WHAT [ARG...]: it works, and nobody is a friend. The arguments are friends_xfer's.
+# unmarked WHAT [ARG...]: checks a connection without friends. The arguments are friends_xfer's.
 unmarked()
 {
 	[ $# -gt 1 ] || set -- "$1" -a 192.0.2.2
@@ -1795,7 +1800,7 @@ unmarked()
 	check_err $? "vacuous: no SYN was marked"
 }
 
-# Queued to user space, or what would be, if somebody were there.
+# SYNs are queued to user space, or would be, if a program read the queue.
 queued()
 {
 	begin_at_bridge || return
@@ -1811,7 +1816,7 @@ queued()
 	unmarked "a queue to user space"
 }
 
-# Read from one device and written to another, by a program.
+# A program reads from one device and writes to another.
 injected()
 {
 	cross 1 || return
@@ -1838,7 +1843,7 @@ injected()
 	within 20000 grep -q ready "$TMP/injector"
 	check_err $? "python3 did not start: $(cat "$TMP/injector")"
 	for ns in "$a" "$b"; do
-		# What it reads has no checksum yet.
+		# Otherwise what the program reads would have no checksum yet.
 		ip netns exec "$ns" ethtool -K eth0 tx off tso off gso off gro off >/dev/null
 		check_err $? "ethtool failed"
 	done
@@ -1847,7 +1852,7 @@ injected()
 	unmarked "a program that injects"
 }
 
-# Encrypted on its way.
+# The path encrypts the data.
 encrypted()
 {
 	local ns dir
@@ -1872,7 +1877,7 @@ encrypted()
 	no_friends
 }
 
-# A SYN proxy answers in place of the server, with numbers of its own.
+# A SYN proxy answers in place of the server, with sequence numbers of its own.
 synproxy()
 {
 	setup_routed || return
@@ -1895,7 +1900,7 @@ synproxy()
 	unmarked "a SYN proxy" -a 198.51.100.2
 }
 
-# Read from one TAP device and written to another, by a program.
+# A program reads from one TAP device and writes to another.
 tap()
 {
 	cross 1 || return
@@ -1930,7 +1935,7 @@ tap()
 	unmarked "TAP devices"
 }
 
-# What a helper reads, and may rewrite.
+# A helper of the tracker reads the data, and may rewrite it.
 helper()
 {
 	setup_routed || return
@@ -1948,19 +1953,19 @@ helper()
 	END
 	check_err $? "nft failed"
 	unmarked "a helper of the tracker" -p 5001 -a 198.51.100.2
-	# It is the helper, not the tracker.
+	# Without the helper the tracker does not prevent friends.
 	between -p 5003 -b 100000 -a 198.51.100.2
 	friends_are 1
 }
 
-# The same of IPVS, which has one for this port by itself.
+# IPVS has a helper of its own for this port.
 ipvs_helper()
 {
 	published_by_ipvs 21 || return
 	unmarked "a helper of IPVS" -p 21 -a 198.51.100.2 -A 192.0.2.254
 }
 
-# tunnel ARG...: what a tunnel carries.
+# tunnel ARG...: tests a connection through a tunnel.
 tunnel()
 {
 	begin_at_bridge || return
@@ -1990,7 +1995,7 @@ vxlan()
 	tunnel vxlan id 5 dstport 4789
 }
 
-# VLAN devices are seen by nobody where the mark passes.
+# The module would not notice VLAN devices, so the mark does not pass below them.
 vlan()
 {
 	begin_at_bridge || return
@@ -2014,7 +2019,7 @@ require_command ethtool
 require_command ipvsadm
 require_command haproxy
 
-# What must come out the same by the wire.
+# These tests must have the same result over the wire.
 BOTH=(bulk requests send_buffer fifty tenants ipvlan ipvlan_l3 host routed vrf nat
 	nat_of_the_host ipvs ports_again tracker tracker_at_home sidecar tproxy firewall
 	cable rebridged device_deleted namespace_deleted killed)

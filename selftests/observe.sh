@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# What an administrator sees of friends: the list of connections, tracepoints,
-# strict mode.
+# These tests check what an administrator sees of friends: the list of connections, the
+# tracepoints, and strict mode.
 
 . "$(dirname "$0")/lib/common.sh"
 
 CONNECTIONS=/proc/net/tcp_friends
 TRACING=/sys/kernel/tracing
 
-# Friends at work on $1 connections in a new namespace, $ns.
+# begin N: starts N connections in a new namespace, $ns, whose friends move data.
 begin()
 {
 	local n=$1
@@ -31,8 +31,8 @@ list()
 	ip netns exec "$ns" cat "$CONNECTIONS"
 }
 
-# Every line has the columns that the first one names; there are $1 of them, or any
-# number.
+# well_formed [N]: checks that each line has the columns that the first line names, and
+# that there are N lines, if N is given.
 well_formed()
 {
 	awk -v want="${1:-}" '
@@ -57,7 +57,7 @@ well_formed()
 		}'
 }
 
-# The sums of the list's columns $1 and $2.
+# sum A B: prints the sum of the list's columns A and B.
 sum()
 {
 	list | awk -v a="$1" -v b="$2" 'NR > 1 { n += $a + $b } END { print n + 0 }'
@@ -84,7 +84,7 @@ connections()
 	[ "$(list | awk 'NR > 1' | grep -c ":$XFER_PORT ")" = 4 ]
 	check_err $? "the list has other ports than $XFER_PORT"
 
-	# What was moved since is what it sums up to.
+	# The sums of the list are those of the namespace's counters.
 	before=$(friends_stat "$ns" bytes)
 	after=$(sum 7 8)
 	[ "$after" -ge "$before" ] && [ "$(friends_stat "$ns" bytes)" -ge "$after" ]
@@ -94,7 +94,7 @@ connections()
 	[ "$after" -ge "$before" ] && [ "$(friends_stat "$ns" skbs)" -ge "$after" ]
 	check_err $? "the list's skbs, $after, are not the namespace's"
 
-	# Who takes the wire is told, and why.
+	# The list shows which connections take the wire, and why.
 	within 2000 paths_are friends
 	check_err $? "not on friends: $(list | awk 'NR > 1 { print $5, $6 }' | head -n 1)"
 	ip netns exec "$ns" tcpdump -i lo -w /dev/null >/dev/null 2>&1 &
@@ -108,7 +108,7 @@ connections()
 	within 5000 paths_are friends
 	check_err $? "not on friends without the capture"
 
-	# It is nobody else's business.
+	# Other namespaces do not see the connections.
 	setup_ns other
 	[ "$(ip netns exec "$other" cat "$CONNECTIONS" | wc -l)" = 1 ]
 	check_err $? "another namespace sees the connections"
@@ -127,8 +127,8 @@ connections_ipv6()
 	connections -6
 }
 
-# A namespace may have a table of sockets with one bucket: the list, and what takes hold of all
-# connections, go through it in parts.
+# The socket table of a namespace may have a single bucket. The list goes through that
+# bucket in parts, as does the code that visits all connections.
 one_bucket()
 {
 	local n=60 out
@@ -155,7 +155,7 @@ one_bucket()
 	xfer_end "$XFER_PID" "$XFER_OUT"
 }
 
-# It is read while connections come and go.
+# The list is read while connections come and go.
 busy_list()
 {
 	local i out rc=0
@@ -166,16 +166,16 @@ busy_list()
 		out=$(list | well_formed) || rc=1
 	done
 	check_err "$rc" "$out"
-	# Small reads, each of which goes on where the last one ended.
+	# Each of these small reads goes on where the last one ended.
 	out=$(ip netns exec "$ns" dd if="$CONNECTIONS" bs=64 status=none | well_formed 8)
 	check_err $? "read in pieces: $out"
 	xfer_end "$XFER_PID" "$XFER_OUT"
 }
 
-# told EVENT PATTERN: how many lines of the trace.
+# told EVENT PATTERN: prints how many lines of the trace match.
 told()
 {
-	grep -c "$1: .*:$XFER_PORT .*$2" "$instance/trace"
+	grep -c "tcp_friends_$1: .*:$XFER_PORT .*$2" "$instance/trace"
 }
 
 is_told()
@@ -202,19 +202,19 @@ events()
 	check_err $? "$(told move "bytes=1000 skbs=1") moves of a message"
 	ip netns exec "$ns" tcpdump -i lo -w /dev/null >/dev/null 2>&1 &
 	pid=$!
-	within 5000 is_told wire reason=capture 10
+	within 5000 is_told fallback reason=capture 10
 	check_err $? "no transmission that took the wire for a capture"
 	kill "$pid"
 	wait "$pid" 2>/dev/null
 	xfer_end "$XFER_PID" "$XFER_OUT"
 	within 2000 is_told unpair "" 2
 	check_err $? "$(told unpair "") times unpair for 2 pairs"
-	is_told wire reason=fin 4
-	check_err $? "$(told wire reason=fin) FINs on the wire"
+	is_told fallback reason=fin 4
+	check_err $? "$(told fallback reason=fin) FINs on the wire"
 	echo 0 >"$instance/events/tcp_friends/enable"
 }
 
-# moves_on, stands: whether friends move anything.
+# moves_on and stands check whether friends move data or not.
 moves_on()
 {
 	within 5000 stat_at_least "$ns" bytes $(($(friends_stat "$ns" bytes) + 20000))
@@ -230,7 +230,8 @@ stands()
 	stat_is "$ns" bytes "$bytes"
 }
 
-# 1 goes past a rule that has nothing to say, 2 does not, wherever it stands.
+# With net.ipv4.tcp_friends at 1, friends go past a netfilter hook without rules. With
+# 2, they do not, wherever the hook is.
 strict()
 {
 	local hook
@@ -260,7 +261,7 @@ strict()
 		check_err $? "strict, and friends do not go on without the hook"
 		friends_set "$ns" 1
 	done
-	# Nothing is forwarded to lo.
+	# No packet on lo passes the forward hook.
 	ip netns exec "$ns" nft 'table inet t { chain c { type filter hook forward priority 0; }; }'
 	check_err $? "nft failed"
 	friends_set "$ns" 2
@@ -273,7 +274,7 @@ strict()
 	xfer_end "$XFER_PID" "$XFER_OUT"
 }
 
-# The administrator's program says what the files say.
+# The administrator's program shows what the files contain.
 program()
 {
 	local friends=$friends_dir/../tools/friends out pid elsewhere watch
@@ -304,7 +305,7 @@ program()
 	[ -e "$TRACING/events" ] || mount -t tracefs nodev "$TRACING"
 	"$friends" watch --json >"$TMP/watched" 2>&1 &
 	pid=$!
-	# Of the host's own namespace, where nothing of this happens.
+	# This watches the host's own namespace, where none of the events happens.
 	"$friends" watch --json --of 1 >"$TMP/elsewhere" 2>&1 &
 	elsewhere=$!
 	for watch in "$pid" "$elsewhere"; do

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# 'tools/kselftests' inside the guest: each test with friends off, then on, and
-# a table of both results.
+# This is the part of 'tools/kselftests' inside the guest. It runs each test
+# with friends off, then on, and prints a table of both results.
 
 cd /src/build/kselftests/net || exit
 VERBOSE=''
@@ -13,9 +13,9 @@ PATTERNS=("$@")
 TMP=$(mktemp -d)
 export FRIENDS COUNTED=$TMP/counted
 
-# Friends are off in a new namespace, and many tests make their own. So they
-# find an 'ip' that switches friends on in what it makes, and keeps the counters
-# of what it deletes.
+# Friends are off in a new namespace, and many tests make their own. So the
+# tests find an 'ip' that switches friends on in each namespace that it makes,
+# and keeps the counters of each namespace that it deletes.
 mkdir "$TMP/bin"
 cat >"$TMP/bin/ip" <<END
 #!/bin/bash
@@ -34,8 +34,8 @@ END
 chmod +x "$TMP/bin/ip"
 PATH=$TMP/bin:$PATH
 
-# Two processes, one of them a server: the status is both's. For a server that
-# never ends, its output has to hold the word in EXPECT.
+# pair SERVER CLIENT: runs two processes, and fails if either of them fails. If
+# the server never ends, its output must contain the word in EXPECT.
 # shellcheck disable=SC2317,SC2329
 pair()
 {
@@ -73,7 +73,7 @@ zerocopy()
 {
 	local a f
 
-	# Loopback copies, and the sender is told: -Z 0.
+	# The loopback device copies, and the sender is notified of it: -Z 0.
 	for f in '-4 127.0.0.1' '-6 ::1'; do
 		a=${f#* } f=${f% *}
 		pair "./msg_zerocopy $f -t 2 -S $a -D $a -r tcp" \
@@ -92,8 +92,8 @@ uring_zerocopy()
 	done
 }
 
-# A slow machine's time stamps are late: only that they come counts. Nobody
-# accepts in this test, so that friends make pairs and yet move nothing.
+# A slow machine's time stamps are late, so only their arrival counts. Nobody
+# accepts in this test, so friends make pairs and yet move nothing.
 # shellcheck disable=SC2317,SC2329
 txtimestamp()
 {
@@ -127,8 +127,8 @@ for i in listen call; do
 	chmod +x "$TMP/$i"
 done
 
-# one FRIENDS LOG CMD...: run it in a namespace of its own; sets RESULT, PAIRS,
-# BYTES, WIRE.
+# one FRIENDS LOG CMD...: runs CMD in a namespace of its own. It sets RESULT,
+# PAIRS, BYTES and WIRE.
 one()
 {
 	local log=$2 rc=0 f
@@ -139,12 +139,13 @@ one()
 	ip netns add kselftest
 	ip -n kselftest link set lo up
 	(
-		# This shell itself goes there, for functions.
+		# The shell in the namespace needs these functions.
 		export -f pair both zerocopy uring_zerocopy txtimestamp mmapped connect
 		export TMP
 		timeout -k 5 240 nsenter --net=/run/netns/kselftest bash -c '"$@"' bash "$@"
 	) >"$log" 2>&1 </dev/null || rc=$?
-	# Timed out, a test has left what is not to disturb the next.
+	# A test that timed out has left things that must not disturb the next
+	# test.
 	for f in /run/netns/*; do
 		[ -e "$f" ] || continue
 		ip netns pids "${f##*/}" | xargs -r kill -KILL
@@ -156,14 +157,14 @@ one()
 	124 | 137) RESULT='time out' ;;
 	*) RESULT="fail $rc" ;;
 	esac
-	# Where the harness tells of cases, these count.
+	# If the harness reports cases, the cases count.
 	sed -nE 's/^((not )?ok) [0-9]+ (- )?/\1 /p' "$log" | sort >"$log.cases"
 	if [ -s "$log.cases" ]; then
 		RESULT+=" $(awk '/# *SKIP/ { s++; next } /^not/ { f++; next } { p++ }
 			END { printf "%d/%d/%d", p, f, s }' "$log.cases")"
 	fi
 	PAIRS=$(awk '$1 == "pairs_total" { n += $2 } END { print n + 0 }' "$COUNTED")
-	# Why, where friends were made and moved nothing.
+	# WIRE says why, if friends were made and moved nothing.
 	WIRE=$(awk '/^wire_/ { n[$1] += $2 }
 		END { for (w in n) if (n[w]) printf " %s=%d", substr(w, 6), n[w] }' "$COUNTED")
 	BYTES=$(awk '$1 == "bytes" { n += $2 } END { print n + 0 }' "$COUNTED")
@@ -172,7 +173,8 @@ one()
 N=0 DIFFERENT=0 USED=0
 ROW='%-26s %-18s %-18s %7s %11s %s\n'
 
-# check NAME CMD...
+# check NAME CMD...: runs a test with friends off and on, and compares the
+# results.
 check()
 {
 	local name=$1 off p
@@ -206,7 +208,7 @@ check()
 ulimit -n 40000
 # shellcheck disable=SC2059
 printf "$ROW" test 'friends off' 'friends on' pairs bytes ' left to the wire'
-# Each cipher takes a minute where the processor is emulated: two will do.
+# With an emulated processor, each cipher takes a minute, so two must do.
 check tls ./tls -V{12,13}_chacha -V13_sm4_{gcm,ccm} -V{12,13}_aes_ccm \
 	-V{12,13}_aes_gcm_256 -V13_nopad -V12_aria_gcm{,_256}
 check tcp_inq both ./tcp_inq

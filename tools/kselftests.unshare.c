@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Linked into the kernel's selftests in place of unshare(2): a network
- * namespace that a test makes gets a name, through the guest's 'ip', which
- * switches friends on or off in it and keeps it until they are counted.
+ * The kernel's selftests are linked with this in place of unshare(2). A network
+ * namespace that a test makes gets a name, through the guest's 'ip'. That 'ip'
+ * switches friends on or off in the namespace, and keeps it until they are counted.
  */
 #define _GNU_SOURCE
 #include <sched.h>

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# Sourced by the tools: where things are kept, how a long step is shown, and
-# how an error is told.
+# The tools source this file. It says where things are kept, shows long steps,
+# and reports errors.
 
 set -euo pipefail
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/tcp-friends
 BUILD=$TOP/build
-# The kernel series that patches/ fits; it stands in that one file.
+# Only this file names the kernel series that patches/ fits.
 KERNEL_SERIES=$(cat "$TOP/patches/KERNEL")
 ME=${0##*/}
 export TOP CACHE BUILD KERNEL_SERIES
 
-# One sentence, non-zero status.
+# die MESSAGE: prints one sentence, and exits with a status other than 0.
 die()
 {
 	echo "$ME: $*" >&2
@@ -31,7 +31,7 @@ need_root()
 		die "must run as root (it makes a build root and mounts in it); try again with sudo."
 }
 
-# need_space MEGABYTES: in the cache's file system.
+# need_space MEGABYTES: fails if the cache's file system has less free space.
 need_space()
 {
 	local free
@@ -43,15 +43,15 @@ need_space()
 		die "$CACHE has $free MiB free and this step needs $1 MiB; free some space or set XDG_CACHE_HOME to a larger disk."
 }
 
-# A hash of files and words, for the names of what is cached.
+# key_of FILE...: prints a hash of the files, for the names of what is cached.
 key_of()
 {
 	cat -- "$@" | sha256sum | cut -c1-12
 }
 
-# Wait for the lock NAME, so that two runs do not make the same thing at once.
-# The lock goes with the process. Its descriptor is closed for daemons by
-# 'step' (a left-over child must not hold it).
+# lock NAME: waits for the lock, so that two runs do not make one thing at once.
+# The lock is held until unlock, or until the process and all children that have
+# its descriptor have ended.
 lock()
 {
 	mkdir -p "$CACHE/lock"
@@ -73,8 +73,8 @@ elapsed()
 	printf '%d:%02d' $((s / 60)) $((s % 60))
 }
 
-# step 'what it does' CMD...: run CMD with its output in a log, show that it
-# lives, and how long it took. On failure show the end of the log.
+# step 'what it does' CMD...: runs CMD with its output in a log, shows that CMD
+# is alive, and how long it took. If CMD fails, step shows the end of the log.
 step()
 {
 	local what=$1 start=$SECONDS log rc=0 pid tick=0
@@ -114,7 +114,8 @@ step()
 	fi
 }
 
-# pkg_versions ROOT REGEX: the versions of the root's packages of these names.
+# pkg_versions ROOT REGEX: prints the versions of the root's packages of these
+# names.
 pkg_versions()
 {
 	awk -v want="^($2)\$" '

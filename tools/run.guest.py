@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""'make run' inside the guest: netperf with friends off and on; the same operations by
-one program over the wire, friends, AF_UNIX and a pipe; and the evidence under both.
+"""Measure TCP with friends off and on, for 'make run', inside the guest.
+
+Runs netperf with friends off and on. Runs the same operations by one program over the
+wire, friends, AF_UNIX and a pipe. Prints the evidence below both tables.
 
 The status is 0 only when everything ran, friends moved the data of the runs
 with friends on, and none of the runs with friends off.
@@ -23,11 +25,11 @@ SNMP = Path("/proc/net/snmp")
 SEGMENTS = "segments on the wire"
 ROUNDS = 5
 SECONDS = 1
-# netperf's default for sending is the socket buffer's 16 KiB; said outright, and
-# for receiving too, so that the twin is the same.
+# netperf by default sends as much as the socket buffer's 16 KiB. The size is given here, for
+# receiving too, so that the twin has the same size.
 STREAM_SIZE = 16384
-# Of the bytes that a run with friends on sends, as many must be moved by them;
-# now and then a segment takes the wire by design.
+# Friends must move this part of the bytes that a run with friends on sends. It is less than all,
+# because now and then a segment takes the wire by design.
 MOVED_AT_LEAST = 0.9
 
 
@@ -45,7 +47,7 @@ class Test:
         self.results = {column: [] for column in ("wire", "friends", *twins)}
 
     def rate(self, ns):
-        """What netperf would print for the twin's nanoseconds per operation."""
+        """Return what netperf would print for the twin's nanoseconds per operation."""
         per_second = 1e9 / ns
         return per_second * self.size * 8 / 1e6 if self.twin == "stream" else per_second
 
@@ -63,7 +65,7 @@ def die(message):
 
 
 def counters():
-    """/proc/net/tcp_friends_stat and the segments that TCP sent."""
+    """Return the counters of /proc/net/tcp_friends_stat, and the segments that TCP sent."""
     values = {}
     if COUNTERS.exists():
         for line in COUNTERS.read_text().splitlines():
@@ -77,7 +79,7 @@ def counters():
 
 
 class Evidence:
-    """What the counters grew by, over all runs with friends off or on."""
+    """How much the counters grew, over all runs with friends off or on."""
 
     def __init__(self):
         self.grown = {}
@@ -97,7 +99,7 @@ class Evidence:
 
 
 def netperf(test):
-    """(rate, bytes that the connections carried both ways)"""
+    """Return the rate, and the bytes that the connections carried both ways."""
     keys = "THROUGHPUT,LOCAL_BYTES_SENT,LOCAL_BYTES_RECVD"
     done = subprocess.run(
         ["netperf", "-4", "-H", "127.0.0.1", "-t", test.netperf, "-l", str(SECONDS),
@@ -131,7 +133,7 @@ def measure_netperf(test, friends, evidence):
 
 
 def measure_tcp(test, friends):
-    """The twin over TCP; all that it sends is friends' or the wire's."""
+    """Measure the twin over TCP. Friends move all that it sends, or the wire does."""
     switch(friends)
     before = counters().get("bytes", 0)
     rate = measure_twin(test, "tcp")
@@ -171,7 +173,7 @@ def ratio(a, b):
 
 
 def print_table(columns, ratios, results):
-    """A column for each of columns, {name: key}, and for each pair of keys in ratios."""
+    """Print a column for each of columns, {name: key}, and for each pair of keys in ratios."""
     names = dict(zip(columns.values(), columns))
     head = [*columns, *(f"{names[a]}/{names[b]}" for a, b in ratios)]
     print("\n" + " " * 27 + "".join(f"{word:>{max(10, len(word) + 2)}}" for word in head))
@@ -230,7 +232,7 @@ def main():
     if args.friends and not SYSCTL.exists():
         die("this kernel has no net.ipv4.tcp_friends; the module is not loaded.")
     began = time.monotonic()
-    # Room for every connection that TCP_CRR leaves in TIME_WAIT.
+    # Every connection that TCP_CRR leaves in TIME_WAIT must have room.
     Path("/proc/sys/net/ipv4/tcp_max_tw_buckets").write_text("262144")
     start_netserver()
     off, on = Evidence(), Evidence()

@@ -24,7 +24,7 @@
 //! Both namespaces must have `net.ipv4.tcp_friends` on, and the host's administrator must have set
 //! `net.ipv4.tcp_friends_cross`.
 //!
-//! Locks: the functions here take the spinlocks of [`proposals`] and of [`list`](super::list).
+//! Locks: the functions here take the spinlocks of [`proposals`] and of [`crossing`](crate::pair::crossing).
 //! [`switched`] also takes the mutex of [`one_at_a_time`].
 
 use kernel::sync::{

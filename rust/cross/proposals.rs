@@ -7,7 +7,7 @@
 //! finds nothing, and a proposal has to be removed from the table only.
 //!
 //! The field `tcp_sock.friend` of a socket with a proposal holds no pointer, but the number by
-//! which the proposal is found ([`FriendField`]). Since the field is not null, the `gone` hook is
+//! which the proposal is found ([`FriendField`]). Since the field is not null, the `detach` hook is
 //! called for the socket, and a proposal never outlives its socket.
 //!
 //! # Locks
@@ -44,6 +44,7 @@ use kernel::{
 use crate::{
     net::{
         begin_tokens,
+        enable_mark_hooks,
         BhOff,
         Device,
         Endpoint,
@@ -312,7 +313,9 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         // No hook is registered any more, and the proposals that hooks had made were withdrawn
-        // before.
+        // before. `net.ipv4.tcp_friends_cross` is gone, too. It may have been written before the
+        // module failed to load.
+        enable_mark_hooks(false);
         TABLE.xchg(null_mut(), Full);
         let _ = &self.0;
     }

@@ -5,7 +5,7 @@
 //!
 //! A reader that owns its socket makes its friend wait until the reader releases the socket. A
 //! reader that only holds the spinlock makes its friend wait for as long as the copy takes. So
-//! reads of `TCP_FRIENDS_LARGE` bytes or more are left to TCP, and all others come here. A reader
+//! reads of [`LARGE`] bytes or more are left to TCP, and all others come here. A reader
 //! that finds the receive queue empty waits without owning the socket and without the spinlock (in
 //! `tcp_friends_wait()` on the C side).
 //!
@@ -23,6 +23,7 @@
 use crate::{
     datapath::{
         pull,
+        send_large::LARGE,
         transfer::CLOCK_MIN_LEN, //
     },
     net::{
@@ -56,6 +57,9 @@ pub(crate) fn recv(
     mut process: Process<'_>,
     rcu: Rcu<'_>,
 ) -> usize {
+    if len >= LARGE {
+        return 0;
+    }
     let Some(member) = Member::of(sock, rcu) else {
         return 0;
     };

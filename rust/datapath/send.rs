@@ -44,7 +44,8 @@ use crate::{
         Size,
         Sock,
         Source,
-        Tcp, //
+        Tcp,
+        Write, //
     },
     pair::{
         eligible,
@@ -58,7 +59,7 @@ use crate::{
 /// many bytes.
 const WORTH_FILLING: usize = 4096;
 
-/// Writes all of `from` (hook). Returns the number of bytes written, or 0 if TCP must write them.
+/// Writes all of `from`, or nothing (hook).
 ///
 /// Relies on invariants 1 and 2, which [`eligible::may_bypass_write_queue`] establishes, and restores invariants
 /// 1 and 3. Takes and releases both spinlocks.
@@ -68,9 +69,9 @@ pub(crate) fn send(
     mut from: Source<'_>,
     mut process: Process<'_>,
     rcu: Rcu<'_>,
-) -> usize {
+) -> Write {
     let Some(member) = Member::of(sock, rcu) else {
-        return 0;
+        return Write::Tcp;
     };
     let peer = member.peer();
     if from.len() >= LARGE {
@@ -80,21 +81,21 @@ pub(crate) fn send(
     let mut peer_guard = process.lock(peer);
     peer_guard.incoming_cpu_update();
     let Held::Free(mut peer_locked) = peer_guard.held() else {
-        return 0;
+        return Write::Tcp;
     };
     let mut p = peer_locked.tcp();
     let Some(mut guard) = peer_locked.try_lock_peer(sock) else {
-        return 0;
+        return Write::Tcp;
     };
     let Held::Free(locked) = guard.held() else {
-        return 0;
+        return Write::Tcp;
     };
     let mut s = locked.tcp();
 
     if !eligible::may_bypass_write_queue(sock, &s, &p, &member)
         || !(eligible::has_room(peer) || member.peer_end().growth().grow(&mut p))
     {
-        return 0;
+        return Write::Tcp;
     }
 
     let want = from.len();
@@ -102,7 +103,7 @@ pub(crate) fn send(
         p.refresh_mstamp();
     }
     let Some(moved) = deliver(&mut from, want, s.write_seq(), s.mss_cache(), &mut p) else {
-        return 0;
+        return Write::Tcp;
     };
     tally::moved(sock, &member, moved.bytes, moved.skbs);
     written_and_moved(&mut s, &moved);
@@ -111,7 +112,7 @@ pub(crate) fn send(
     p.data_ready(rcu);
     drop(peer_guard);
 
-    want
+    Write::Done(want)
 }
 
 /// Appends `want` bytes, which start at sequence number `seq`, to the receive queue of `p`: all of
@@ -178,9 +179,9 @@ fn deliver_new(
         p.receive_tail()?.append(first, segments).ok()?;
     }
     skb.set_seq(seq.wrapping_add(first as u32));
-    segments = segments.wrapping_add(skb.set_segments(mss));
-    p.receive_reusable(skb).ok()?;
-    Some(moved(want, segments, 1))
+    let new = skb.segments(mss);
+    p.receive_reusable(skb, new).ok()?;
+    Some(moved(want, segments.wrapping_add(new), 1))
 }
 
 /// Returns the result of a write that has moved `bytes` bytes, which are fewer than [`LARGE`].

@@ -41,7 +41,8 @@ use crate::{
         SlockGuard,
         Sock,
         Source,
-        Tcp, //
+        Tcp,
+        Write, //
     },
     pair::{
         eligible,
@@ -53,10 +54,10 @@ use crate::{
 
 /// The size, in bytes, from which a write is large. Most smaller writes fill up an existing skb,
 /// and their copy with bottom halves off is short.
-pub(crate) const LARGE: usize = kernel::bindings::TCP_FRIENDS_LARGE as usize;
+pub(crate) const LARGE: usize = 16 << 10;
 
 /// The most bytes that are copied in one RCU read-side critical section.
-const AT_ONCE: usize = kernel::bindings::TCP_FRIENDS_AT_ONCE as usize;
+const AT_ONCE: usize = 128 << 10;
 
 /// The number of skbs that hold [`AT_ONCE`] bytes, at most.
 const SKBS: usize = 3;
@@ -136,10 +137,10 @@ impl Batch {
                 break;
             };
             let len = skb.set_seq(seq);
-            let segments = skb.set_segments(mss);
+            let segments = skb.segments(mss);
 
             seq = seq.wrapping_add(len);
-            if let Err(OutOfSequence) = p.receive_reusable(skb) {
+            if let Err(OutOfSequence) = p.receive_reusable(skb, segments) {
                 break;
             }
             moved.add(&Moved {
@@ -196,8 +197,8 @@ fn room_for(peer: &Sock, want: usize) -> usize {
     want.min(skbs.saturating_mul(room)).min(AT_ONCE)
 }
 
-/// Writes all of `from`, which has at least [`LARGE`] and at most [`AT_ONCE`] bytes. Returns the
-/// number of bytes written, or 0 if TCP must write them.
+/// Writes all of `from`, which has at least [`LARGE`] bytes, or nothing. A call of more than
+/// [`AT_ONCE`] bytes needs the owner.
 ///
 /// Takes and releases both spinlocks.
 pub(crate) fn send(
@@ -205,19 +206,26 @@ pub(crate) fn send(
     mut from: Source<'_>,
     member: Member<'_>,
     process: Process<'_>,
-) -> usize {
+) -> Write {
+    if cfg!(tcp_friends_without = "large") {
+        return Write::Tcp;
+    }
     let want = from.len();
     let peer = member.peer();
 
     // Bytes that are sure to be refused must not be copied first.
-    if sock.seems_to_queue()
+    if want > AT_ONCE
+        || sock.seems_to_queue()
         || peer.seems_owned()
         || !member.nobody_waits()
         || room_for(peer, want) < want
     {
-        return 0;
+        return Write::NeedsOwner;
     }
-    write(sock, &mut from, want, &member, Writer::Task(process))
+    match write(sock, &mut from, want, &member, Writer::Task(process)) {
+        0 => Write::NeedsOwner,
+        bytes => Write::Done(bytes),
+    }
 }
 
 /// Writes some bytes of `from` to `sock`, which the caller owns (hook). Returns the number of bytes

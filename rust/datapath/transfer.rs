@@ -275,11 +275,11 @@ fn move_all(s: &mut Tcp<'_>, p: &mut Tcp<'_>, mss: u32, nonagle: u32) -> Moved {
         if len >= CLOCK_MIN_LEN {
             p.refresh_mstamp();
         }
-        let Ok(mut skb) = head.take_for(p) else {
+        let Ok(skb) = head.take_for(p) else {
             break Stop::Fallback(Fallback::Memory);
         };
-        let segments = skb.set_segments(mss);
-        if let Err(OutOfSequence) = p.receive(skb) {
+        let segments = skb.segments(mss);
+        if let Err(OutOfSequence) = p.receive(skb, segments) {
             break Stop::Fallback(Fallback::Sequence);
         }
         moved.bytes = moved.bytes.wrapping_add(len);

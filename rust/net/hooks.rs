@@ -12,7 +12,6 @@ use core::{
 
 use kernel::{
     bindings,
-    error::to_result,
     prelude::*, //
 };
 
@@ -20,6 +19,7 @@ use super::{
     context::Rcu,
     device::Device,
     iov::{
+        self,
         Destination,
         Source, //
     },
@@ -92,6 +92,7 @@ pub(crate) enum Xmit {
 
 /// Whether an ACK must notify the friend of a socket, after data was read from the socket or its
 /// owner has released it.
+#[derive(PartialEq, Eq)]
 pub(crate) enum Read {
     /// TCP decides whether the window needs an ACK.
     Tcp,
@@ -101,14 +102,15 @@ pub(crate) enum Read {
     Ack,
 }
 
-impl Read {
-    fn answer(self) -> c_int {
-        match self {
-            Read::Tcp => bindings::TCP_FRIENDS_READ_TCP as c_int,
-            Read::Done => bindings::TCP_FRIENDS_READ_DONE as c_int,
-            Read::Ack => bindings::TCP_FRIENDS_READ_ACK as c_int,
-        }
-    }
+/// The outcome of a write to a socket that the caller has not locked.
+pub(crate) enum Write {
+    /// All bytes were written: this many.
+    Done(usize),
+    /// No byte was written. TCP must write, and calls [`Hooks::send_owned`] once it owns the
+    /// socket.
+    NeedsOwner,
+    /// No byte was written, and TCP must write.
+    Tcp,
 }
 
 /// The module's side of the hooks.
@@ -139,12 +141,10 @@ pub(crate) trait Hooks {
     /// user meanwhile.
     fn released(sock: &Sock, locked: Spinlocked<'_>, rcu: Rcu<'_>) -> Read;
 
-    /// Writes all of `from` to `sock`, which has a friend and is not locked.
-    ///
-    /// Returns the number of bytes written: all of them, or 0 if TCP must write them.
-    fn send(sock: &Sock, from: Source<'_>, process: Process<'_>, rcu: Rcu<'_>) -> usize;
+    /// Writes all of `from`, or nothing, to `sock`, which has a friend and is not locked.
+    fn send(sock: &Sock, from: Source<'_>, process: Process<'_>, rcu: Rcu<'_>) -> Write;
 
-    /// Writes some bytes of `from` to `sock`, which has a friend and is owned by user.
+    /// Writes some bytes of `from` to `sock`, which the caller owns.
     ///
     /// Returns the number of bytes written, or 0 if TCP must write what is left.
     fn send_owned(sock: &Sock, from: Source<'_>, owned: Owned<'_>, rcu: Rcu<'_>) -> usize;
@@ -190,13 +190,17 @@ impl<T: Hooks> Adapter<T> {
     /// # Safety
     ///
     /// The caller follows the contract of `tcp_friends_ops.established`.
-    unsafe extern "C" fn established(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) {
+    unsafe extern "C" fn established(
+        sk: *mut bindings::sock,
+        skb: *mut bindings::sk_buff,
+    ) -> c_int {
         // SAFETY: The C side passes a full TCP socket that it has locked, and runs in an RCU
         // read-side critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
         // SAFETY: The C side passes null, or the segment that was received, which is valid.
         let (arrival, mark) = unsafe { (Arrival::of(skb), Mark::of(skb)) };
         T::established(sock, arrival, mark, rcu);
+        0
     }
 
     /// Calls [`Hooks::xmit`].
@@ -223,30 +227,38 @@ impl<T: Hooks> Adapter<T> {
         }
     }
 
-    /// Calls [`Hooks::read`].
+    /// Calls [`Hooks::released`] or [`Hooks::read`]. Returns whether the friend needs no segment.
     ///
     /// # Safety
     ///
     /// The caller follows the contract of `tcp_friends_ops.read`.
-    unsafe extern "C" fn read(sk: *mut bindings::sock) -> c_int {
+    unsafe extern "C" fn read(sk: *mut bindings::sock, released: bool) -> c_int {
         // SAFETY: The C side passes a full TCP socket that it has locked, and runs in an RCU
         // read-side critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
-        // SAFETY: `__tcp_cleanup_rbuf()` runs with the socket locked.
-        T::read(sock, unsafe { Caller::new(sock) }, rcu).answer()
-    }
 
-    /// Calls [`Hooks::released`].
-    ///
-    /// # Safety
-    ///
-    /// The caller follows the contract of `tcp_friends_ops.released`.
-    unsafe extern "C" fn released(sk: *mut bindings::sock) -> c_int {
-        // SAFETY: The C side passes a full TCP socket, and runs in an RCU read-side critical
-        // section.
-        let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
-        // SAFETY: `tcp_release_cb()` runs in the owner's context, with the socket's spinlock held.
-        T::released(sock, unsafe { Spinlocked::new(sock) }, rcu).answer()
+        if released {
+            // SAFETY: `tcp_release_cb()` runs in the owner's context, with the socket's spinlock
+            // held.
+            let locked = unsafe { Spinlocked::new(sock) };
+            return (T::released(sock, locked, rcu) == Read::Done).into();
+        }
+        // A kernel user may read in its callback. It must not be given more data meanwhile, which
+        // it would handle before the data that it reads now. So its friend learns of the room by
+        // an ACK.
+        if !sock.has_plain_data_ready() {
+            return 0;
+        }
+        // SAFETY: `__tcp_cleanup_rbuf()` runs with the socket locked.
+        match T::read(sock, unsafe { Caller::new(sock) }, rcu) {
+            Read::Tcp => 0,
+            Read::Done => 1,
+            Read::Ack => {
+                // SAFETY: As above.
+                unsafe { Caller::new(sock) }.tcp().send_ack();
+                1
+            }
+        }
     }
 
     /// Calls [`Hooks::send_owned`] if the caller owns the socket, else [`Hooks::send`].
@@ -259,6 +271,10 @@ impl<T: Hooks> Adapter<T> {
         msg: *mut bindings::msghdr,
         owned: bool,
     ) -> c_int {
+        // SAFETY: The C side passes the message of a write, which it does not change meanwhile.
+        if !unsafe { iov::is_plain(msg) } {
+            return 0;
+        }
         // SAFETY: The C side passes a full TCP socket that its caller keeps alive, and runs in an
         // RCU read-side critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
@@ -266,15 +282,20 @@ impl<T: Hooks> Adapter<T> {
         // exclusive access to the message.
         let from = unsafe { Source::new(msg) };
 
-        // TRUNCATE: At most TCP_FRIENDS_AT_ONCE bytes are written by one call.
-        (if owned {
+        if owned {
             // SAFETY: The C side holds lock_sock() until this call returns, with bottom halves on.
-            T::send_owned(sock, from, unsafe { Owned::new(sock) }, rcu)
-        } else {
-            // SAFETY: The C side may take the socket lock next, which sleeps, so the context is a
-            // task's, with bottom halves on and no socket's spinlock held.
-            T::send(sock, from, unsafe { Process::new() }, rcu)
-        }) as c_int
+            let owned = unsafe { Owned::new(sock) };
+            // TRUNCATE: One call writes few bytes, see `send_large`.
+            return T::send_owned(sock, from, owned, rcu) as c_int;
+        }
+        // SAFETY: The C side may take the socket lock next, which sleeps, so the context is a
+        // task's, with bottom halves on and no socket's spinlock held.
+        match T::send(sock, from, unsafe { Process::new() }, rcu) {
+            // TRUNCATE: One call writes few bytes, see `send_large`.
+            Write::Done(bytes) => bytes as c_int,
+            Write::NeedsOwner => -1,
+            Write::Tcp => 0,
+        }
     }
 
     /// Calls [`Hooks::recv`].
@@ -295,7 +316,7 @@ impl<T: Hooks> Adapter<T> {
         // exclusive access to the message.
         let to = unsafe { Destination::new(msg) };
 
-        // TRUNCATE: A call reads fewer than TCP_FRIENDS_LARGE bytes.
+        // TRUNCATE: Large reads are left to TCP.
         T::recv(sock, to, len, process, rcu) as c_int
     }
 
@@ -303,27 +324,31 @@ impl<T: Hooks> Adapter<T> {
     ///
     /// # Safety
     ///
-    /// The caller follows the contract of `tcp_friends_ops.spent`.
-    unsafe extern "C" fn spent(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) -> bool {
+    /// The caller follows the contract of `tcp_friends_ops.recycle`.
+    unsafe extern "C" fn recycle(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) -> c_int {
         let Some(skb) = NonNull::new(skb) else {
-            return false;
+            return 0;
         };
+        if cfg!(tcp_friends_without = "recycle") {
+            return 0;
+        }
         // SAFETY: The C side passes a full TCP socket that it has locked, and an skb that it has
         // just unlinked. The skb is charged to that socket and has the destructor of friends' skbs.
         unsafe { skb::recycle_read(Sock::from_raw(sk), skb) };
-        true
+        1
     }
 
     /// Calls [`Hooks::detach`].
     ///
     /// # Safety
     ///
-    /// The caller follows the contract of `tcp_friends_ops.gone`.
-    unsafe extern "C" fn gone(sk: *mut bindings::sock) {
+    /// The caller follows the contract of `tcp_friends_ops.detach`.
+    unsafe extern "C" fn detach(sk: *mut bindings::sock) -> c_int {
         // SAFETY: The C side passes a full TCP socket that it has locked, and runs in an RCU
         // read-side critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
         T::detach(sock, rcu);
+        0
     }
 
     /// Calls [`Hooks::hop`].
@@ -334,7 +359,7 @@ impl<T: Hooks> Adapter<T> {
     unsafe extern "C" fn hop(
         mark: *const bindings::tcp_friends_mark,
         dev: *mut bindings::net_device,
-    ) {
+    ) -> c_int {
         // SAFETY: The C side passes the mark of a segment, and runs in an RCU read-side critical
         // section.
         let (mark, rcu) = unsafe { (Mark::from_raw(mark), Rcu::new()) };
@@ -344,6 +369,7 @@ impl<T: Hooks> Adapter<T> {
             // or later.
             T::hop(mark, unsafe { Device::new(dev, rcu) });
         }
+        0
     }
 
     /// Calls [`Hooks::syn`].
@@ -351,13 +377,14 @@ impl<T: Hooks> Adapter<T> {
     /// # Safety
     ///
     /// The caller follows the contract of `tcp_friends_ops.syn`.
-    unsafe extern "C" fn syn(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) {
+    unsafe extern "C" fn syn(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) -> c_int {
         // SAFETY: The C side passes a full TCP socket that it owns, and runs in an RCU read-side
         // critical section.
         let (sock, rcu) = unsafe { (Sock::from_raw(sk), Rcu::new()) };
         // SAFETY: The C side passes the socket's SYN before the SYN is sent, so the C side has
         // exclusive access to it.
         T::syn(sock, unsafe { Opening::new(skb) }, rcu);
+        0
     }
 
     /// Calls [`Hooks::synack`].
@@ -369,23 +396,23 @@ impl<T: Hooks> Adapter<T> {
         req: *mut bindings::request_sock,
         syn: *const bindings::sk_buff,
         skb: *mut bindings::sk_buff,
-    ) {
+    ) -> c_int {
         // SAFETY: The C side passes a valid request of TCP, the request's SYN, and the answer. The
         // answer has not been sent yet, so the C side has exclusive access to it.
         let (request, offered, synack) =
             unsafe { (Request::from_raw(req), Mark::of(syn), Opening::new(skb)) };
         T::synack(&request, offered, synack);
+        0
     }
 
     const OPS: bindings::tcp_friends_ops = bindings::tcp_friends_ops {
         established: Some(Self::established),
         xmit: Some(Self::xmit),
         read: Some(Self::read),
-        released: Some(Self::released),
         send: Some(Self::send),
         recv: Some(Self::recv),
-        spent: Some(Self::spent),
-        gone: Some(Self::gone),
+        recycle: Some(Self::recycle),
+        detach: Some(Self::detach),
         hop: Some(Self::hop),
         syn: Some(Self::syn),
         synack: Some(Self::synack),
@@ -397,18 +424,16 @@ impl<T: Hooks> Adapter<T> {
 /// # Invariants
 ///
 /// The operations are registered.
-pub(crate) struct Registration(&'static bindings::tcp_friends_ops);
+pub(crate) struct Registration(());
 
 impl Registration {
-    /// Registers the hooks of `T`. May sleep.
-    pub(crate) fn new<T: Hooks>() -> Result<Self> {
-        let ops = &Adapter::<T>::OPS;
-
+    /// Registers the hooks of `T`. May sleep. This module calls the function once.
+    pub(crate) fn new<T: Hooks>() -> Self {
         // SAFETY: The operations live as long as the module, which unregisters them in `drop`. The
         // functions follow the contract of `struct tcp_friends_ops`.
-        to_result(unsafe { bindings::tcp_friends_register(ops) })?;
-        // INVARIANT: The operations have just been registered without an error.
-        Ok(Self(ops))
+        unsafe { bindings::tcp_friends_register(&Adapter::<T>::OPS) };
+        // INVARIANT: The operations have just been registered.
+        Self(())
     }
 }
 
@@ -416,6 +441,6 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: By the type invariants, the operations are registered. The call waits for a grace
         // period, which it may do because a module is unloaded in process context.
-        unsafe { bindings::tcp_friends_unregister(self.0) };
+        unsafe { bindings::tcp_friends_unregister() };
     }
 }

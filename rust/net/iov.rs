@@ -85,6 +85,23 @@ unsafe fn left(iter: NonNull<bindings::iov_iter>) -> usize {
     }
 }
 
+/// Returns whether a write has bytes and wants nothing unusual: no control message, and no flag but
+/// `MSG_DONTWAIT` and `MSG_NOSIGNAL`.
+///
+/// # Safety
+///
+/// `msg` must be valid, and nobody may change it meanwhile.
+#[inline(always)]
+pub(super) unsafe fn is_plain(msg: *const bindings::msghdr) -> bool {
+    const USUAL: u32 = bindings::MSG_DONTWAIT | bindings::MSG_NOSIGNAL;
+    // SAFETY: By the function's safety requirements `msg` is valid.
+    unsafe {
+        (*msg).msg_flags & !USUAL == 0
+            && (*msg).msg_controllen == 0
+            && left(NonNull::from(&(*msg).msg_iter)) != 0
+    }
+}
+
 impl<'a> Source<'a> {
     /// Creates a [`Source`] from the message of a write.
     ///

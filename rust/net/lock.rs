@@ -227,7 +227,7 @@ impl<'a> Owned<'a> {
     }
 
     /// Makes the owner check, when it releases the socket, for data that can be moved
-    /// (`tcp_friends_released()`).
+    /// (`tcp_release_cb()`).
     pub(crate) fn defer_to_release(&mut self) {
         defer_to_release(self.0);
     }
@@ -298,7 +298,7 @@ impl<'a> Spinlocked<'a> {
 
 impl Busy<'_> {
     /// Makes the owner check, when it releases the socket, for data that can be moved
-    /// (`tcp_friends_released()`). The owner cannot have released the socket yet, since it needs
+    /// (`tcp_release_cb()`). The owner cannot have released the socket yet, since it needs
     /// the spinlock for that.
     pub(crate) fn defer_to_release(&mut self) {
         defer_to_release(self.0);

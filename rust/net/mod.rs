@@ -38,6 +38,7 @@ mod netfilter;
 mod netns;
 mod percpu;
 mod proc;
+mod receive;
 pub(crate) mod seq;
 mod skb;
 pub(crate) mod skb_cache;
@@ -68,6 +69,7 @@ pub(crate) use hooks::{
     Hooks,
     Read,
     Registration as HooksRegistration,
+    Write,
     Xmit, //
 };
 pub(crate) use iov::{
@@ -96,6 +98,7 @@ pub(crate) use netns::{
     Registration as NamespaceRegistration, //
 };
 pub(crate) use percpu::PerCpuCounters;
+pub(crate) use receive::OutOfSequence;
 pub(crate) use skb::{
     segments_of,
     Arrival,
@@ -113,6 +116,5 @@ pub(crate) use sysctl::{
 };
 pub(crate) use tcp::{
     tcp_jiffies32,
-    OutOfSequence,
     Tcp, //
 };

@@ -34,12 +34,10 @@ use super::{
         Source, //
     },
     mark::Mark,
+    receive::OutOfSequence,
     skb_cache,
     sock::Sock,
-    tcp::{
-        OutOfSequence,
-        Tcp, //
-    },
+    tcp::Tcp, //
 };
 
 /// Returns TCP's control block in an skb (`TCP_SKB_CB()`).
@@ -228,8 +226,11 @@ impl<'a> Head<'a> {
     /// Returns whether there was enough memory for the new pages.
     pub(crate) fn copy_user_pages(&mut self) -> bool {
         // SAFETY: By the type invariants the skb is in the write queue of `sock`, and we have
-        // exclusive access to the state of `sock`.
-        unsafe { bindings::tcp_friends_own_pages(self.sock.raw(), self.raw()) == 0 }
+        // exclusive access to the state of `sock`. `GFP_ATOMIC` is allowed in every context.
+        unsafe {
+            bindings::tcp_downgrade_zcopy_pure(self.sock.raw(), self.raw()) == 0
+                && bindings::skb_orphan_frags_rx(self.raw(), bindings::GFP_ATOMIC) == 0
+        }
     }
 
     /// Cuts the skb so that it holds `len` bytes. The rest, which is at least a FIN, follows as a
@@ -322,22 +323,24 @@ const PSH: u16 = 0x08;
 const ACK: u16 = 0x10;
 
 impl Skb {
-    /// Stores for how many segments of `mss` bytes the skb stands (`tcp_skb_pcount()`), and returns
-    /// that number.
-    pub(crate) fn set_segments(&mut self, mss: u32) -> u32 {
-        let raw = self.0.as_ptr();
+    /// Returns for how many segments of `mss` bytes the skb stands.
+    pub(crate) fn segments(&self, mss: u32) -> u32 {
+        segments_of(self.len(), mss)
+    }
+
+    /// Returns how many bytes of payload the skb has.
+    #[inline]
+    pub(super) fn len(&self) -> u32 {
         // SAFETY: By the type invariants we have a reference to the skb, so it is valid.
-        let len = unsafe { addr_of!((*raw).len).read() };
-        let segments = segments_of(len, mss);
-        // SAFETY: By the type invariants we have the only reference to the skb, whose control block
-        // is TCP's. `tcp_gso_segs` is in the member of the union that a sender uses.
-        unsafe {
-            (*tcp_cb(raw))
-                .__bindgen_anon_1
-                .__bindgen_anon_1
-                .tcp_gso_segs = segments as u16;
-        }
-        segments
+        unsafe { addr_of!((*self.0.as_ptr()).len).read() }
+    }
+
+    /// Returns which bytes of a stream the skb holds.
+    #[inline]
+    pub(super) fn segment(&self) -> Segment {
+        // SAFETY: By the type invariants we have a reference to the skb, so it is valid. Its
+        // control block is TCP's: the skb comes from a queue of TCP, or `Skb::set_seq` was called.
+        unsafe { segment(self.0.as_ptr()) }
     }
 
     /// Passes the reference to C.
@@ -579,8 +582,11 @@ const PIECE: usize = if PAGE_SIZE > 32 << 10 {
 };
 /// How many pages it has.
 const PAGES: usize = PAGED / PIECE;
-/// The order of these pages. No processor has pages of more than 64 KiB.
+/// The order of these pages.
 const ORDER: u32 = (PIECE / PAGE_SIZE).trailing_zeros();
+
+/// No processor that Rust for Linux supports has pages of more than 64 KiB.
+const _: () = assert!(PAGE_SIZE <= PIECE);
 
 impl Size {
     /// Returns how many pages of TCP's account the memory of an skb of this size takes.
@@ -724,14 +730,19 @@ impl<'a> Received<'a> {
     /// Resets the connection and returns [`OutOfSequence`] if the skb does not end at `rcv_nxt`.
     #[inline(always)]
     pub(crate) fn append(self, len: usize, segments: u32) -> Result<(), OutOfSequence> {
+        let end_seq = self.segment().end_seq;
+        // TRUNCATE: The room of an skb fits in a `u32`.
+        let len = len as u32;
+        // SAFETY: The value borrows the `Tcp` of `sock`, which nobody uses before this function has
+        // returned.
+        let mut tcp = unsafe { Tcp::new(self.sock) };
+
+        tcp.receive_more(end_seq, len, segments)?;
         // SAFETY: By the type invariants we have exclusive access to the receive queue. The caller
-        // guarantees that the skb is the last of the queue and has room for `len` bytes. TRUNCATE:
-        // The room of an skb fits in a `u32`.
+        // guarantees that the skb is the last of the queue and has room for `len` bytes.
         unsafe {
-            if !bindings::tcp_friends_rcv_more(self.sock.raw(), self.raw(), len as u32, segments) {
-                return Err(OutOfSequence);
-            }
-            bindings::__skb_put(self.raw(), len as u32);
+            (*tcp_cb(self.raw())).end_seq = end_seq.wrapping_add(len);
+            bindings::__skb_put(self.raw(), len);
         }
         Ok(())
     }

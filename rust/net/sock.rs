@@ -294,8 +294,18 @@ impl Sock {
         unsafe {
             let net = bindings::sock_net(self.raw());
 
-            addr_of!((*net).ipv4.tcp_friends_raw.counter).read_volatile() as u32 as usize
+            addr_of!((*net).ipv4.raw_tcp_inuse.counter).read_volatile() as u32 as usize
         }
+    }
+
+    /// Returns whether the socket's readers are woken as most are (`sock_def_readable()`), and no
+    /// kernel user has set a callback of its own.
+    #[inline(always)]
+    pub(super) fn has_plain_data_ready(&self) -> bool {
+        // SAFETY: `self` is a valid socket. The field is a word, which is read volatile.
+        let callback = unsafe { addr_of!((*self.raw()).sk_data_ready).read_volatile() };
+
+        callback.map(|f| f as usize) == Some(bindings::sock_def_readable as *const () as usize)
     }
 
     /// Returns zero unless a BPF program has requested callbacks for the socket's segments on

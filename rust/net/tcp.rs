@@ -17,11 +17,9 @@ use kernel::{
 };
 
 use super::{
-    context::Rcu,
     skb::{
         Head,
-        Received,
-        Skb, //
+        Received, //
     },
     skb_cache,
     sock::Sock, //
@@ -462,47 +460,6 @@ impl<'a> Tcp<'a> {
         }
     }
 
-    /// Queues `skb` as received, and moves `rcv_nxt` past it. The memory of `skb` has been
-    /// scheduled for this socket.
-    ///
-    /// An skb that does not start at `rcv_nxt` is freed, and the connection is reset:
-    /// [`OutOfSequence`].
-    pub(crate) fn receive(&mut self, skb: Skb) -> Result<(), OutOfSequence> {
-        // SAFETY: By the type invariants the current context has exclusive access to the receive
-        // queue. The skb is in no queue and charged to no socket, and `tcp_friends_rcv()` takes it
-        // over.
-        if unsafe { bindings::tcp_friends_rcv(self.0.raw(), skb.into_raw()) } {
-            Ok(())
-        } else {
-            Err(OutOfSequence)
-        }
-    }
-
-    /// Queues an skb that comes from [`skb_cache`], as [`Tcp::receive`] does, so that it can be
-    /// reused once it has been read.
-    pub(crate) fn receive_reusable(&mut self, skb: Skb) -> Result<(), OutOfSequence> {
-        let raw = skb.raw();
-
-        self.receive(skb)?;
-        // SAFETY: The skb is in the receive queue now, to which the current context has exclusive
-        // access. It was charged there with the destructor `sock_rfree()`, which the new destructor
-        // calls.
-        unsafe {
-            let owner = &mut (*raw).__bindgen_anon_3.__bindgen_anon_1;
-
-            owner.destructor = Some(bindings::tcp_friends_rfree);
-        }
-        Ok(())
-    }
-
-    /// Wakes the waiting readers after data was queued, if there is enough data (`SO_RCVLOWAT`).
-    #[inline]
-    pub(crate) fn data_ready(&mut self, _rcu: Rcu<'_>) {
-        // SAFETY: By the type invariants the socket is locked, and `_rcu` is evidence of an RCU
-        // read-side critical section; the callback requires both.
-        unsafe { bindings::tcp_friends_data_ready(self.0.raw()) };
-    }
-
     /// Wakes the waiting writers, if there is enough room to send.
     pub(crate) fn check_space(&mut self) {
         // SAFETY: By the type invariants the socket is locked, as `tcp_check_space()` requires.
@@ -570,6 +527,8 @@ impl<'a> Tcp<'a> {
     /// Sends an ACK. If bottom halves are off, the peer receives the ACK once they are
     /// on again.
     pub(crate) fn send_ack(&mut self) {
+        // The ACK has a time stamp.
+        self.refresh_mstamp();
         // SAFETY: By the type invariants the socket is locked, as `__tcp_send_ack()` requires. With
         // bottom halves on no spinlock is held, and the peer may receive the ACK and put a segment
         // into this socket's backlog before the call returns. No `Head` or `Received` borrows the
@@ -585,9 +544,6 @@ impl<'a> Tcp<'a> {
         unsafe { bindings::tcp_push_pending_frames(self.0.raw()) };
     }
 }
-
-/// The error for a friend's bytes that do not start at `rcv_nxt`: the connection was reset.
-pub(crate) struct OutOfSequence;
 
 /// Returns TCP's clock, which counts jiffies (`tcp_jiffies32`).
 pub(crate) fn tcp_jiffies32() -> u32 {

@@ -8,7 +8,7 @@ use kernel::prelude::*;
 
 use super::sock::Sock;
 
-/// The tracepoints that C defines.
+/// The tracepoints that C defines. All have the same arguments.
 mod event {
     use kernel::{
         bindings,
@@ -22,46 +22,31 @@ mod event {
     declare_trace! {
         /// # Safety
         ///
-        /// `sk` is a full TCP socket.
-        pub(super) unsafe fn pair(sk: *const bindings::sock);
-
-        /// # Safety
-        ///
-        /// `sk` is a full TCP socket.
-        pub(super) unsafe fn unpair(sk: *const bindings::sock);
+        /// `sk` is a full TCP socket, `reason` ends with a zero byte.
+        pub(super) unsafe fn tcp_friends_pair(
+            sk: *const bindings::sock, reason: *const c_char, bytes: c_uint, skbs: c_uint
+        );
 
         /// # Safety
         ///
         /// `sk` is a full TCP socket, `reason` ends with a zero byte.
-        pub(super) unsafe fn wire(sk: *const bindings::sock, reason: *const c_char);
-    }
+        pub(super) unsafe fn tcp_friends_unpair(
+            sk: *const bindings::sock, reason: *const c_char, bytes: c_uint, skbs: c_uint
+        );
 
-    /// Hits the tracepoint `move`. This is what [`declare_trace!`] expands to, written by hand
-    /// because `move` is a keyword of Rust.
-    ///
-    /// # Safety
-    ///
-    /// `sk` is a full TCP socket.
-    #[inline(always)]
-    pub(super) unsafe fn moved(sk: *const bindings::sock, bytes: c_uint, skbs: c_uint) {
-        #[cfg(CONFIG_TRACEPOINTS)]
-        {
-            // SAFETY: The static key of a tracepoint may be read in any context.
-            let traced = unsafe {
-                kernel::jump_label::static_branch_unlikely!(
-                    bindings::__tracepoint_move,
-                    bindings::tracepoint,
-                    key
-                )
-            };
+        /// # Safety
+        ///
+        /// `sk` is a full TCP socket, `reason` ends with a zero byte.
+        pub(super) unsafe fn tcp_friends_fallback(
+            sk: *const bindings::sock, reason: *const c_char, bytes: c_uint, skbs: c_uint
+        );
 
-            if traced {
-                // SAFETY: By the function's safety requirements, `sk` is a full TCP socket.
-                unsafe { bindings::rust_do_trace_move(sk, bytes, skbs) };
-            }
-        }
-        #[cfg(not(CONFIG_TRACEPOINTS))]
-        let _ = (sk, bytes, skbs);
+        /// # Safety
+        ///
+        /// `sk` is a full TCP socket, `reason` ends with a zero byte.
+        pub(super) unsafe fn tcp_friends_move(
+            sk: *const bindings::sock, reason: *const c_char, bytes: c_uint, skbs: c_uint
+        );
     }
 }
 
@@ -69,27 +54,27 @@ mod event {
 #[inline(always)]
 pub(crate) fn pair(sock: &Sock) {
     // SAFETY: By the type invariants of `Sock`, `sock.raw()` points at a full TCP socket.
-    unsafe { event::pair(sock.raw()) };
+    unsafe { event::tcp_friends_pair(sock.raw(), c"".as_char_ptr(), 0, 0) };
 }
 
 /// Traces that the pair of `sock` and its friend was dissolved.
 #[inline(always)]
 pub(crate) fn unpair(sock: &Sock) {
     // SAFETY: By the type invariants of `Sock`, `sock.raw()` points at a full TCP socket.
-    unsafe { event::unpair(sock.raw()) };
+    unsafe { event::tcp_friends_unpair(sock.raw(), c"".as_char_ptr(), 0, 0) };
 }
 
 /// Traces that `sock` has something to transmit that takes the wire, for `reason`.
 #[inline(always)]
-pub(crate) fn wire(sock: &Sock, reason: &CStr) {
+pub(crate) fn fallback(sock: &Sock, reason: &CStr) {
     // SAFETY: By the type invariants of `Sock`, `sock.raw()` points at a full TCP socket. A
     // `CStr` ends with a zero byte.
-    unsafe { event::wire(sock.raw(), reason.as_char_ptr()) };
+    unsafe { event::tcp_friends_fallback(sock.raw(), reason.as_char_ptr(), 0, 0) };
 }
 
 /// Traces that `bytes` bytes of `sock` were moved to its friend, as `skbs` new skbs.
 #[inline(always)]
 pub(crate) fn moved(sock: &Sock, bytes: u32, skbs: u32) {
     // SAFETY: By the type invariants of `Sock`, `sock.raw()` points at a full TCP socket.
-    unsafe { event::moved(sock.raw(), bytes, skbs) };
+    unsafe { event::tcp_friends_move(sock.raw(), c"".as_char_ptr(), bytes, skbs) };
 }

@@ -33,8 +33,8 @@ const SYN: u16 = 0x02;
 /// `Ok` if data may be moved, otherwise the reason why the wire must be taken.
 pub(crate) type Eligibility = Result<(), Fallback>;
 
-const fn refuse_if(fence: bool, why: Fallback) -> Eligibility {
-    if fence {
+const fn refuse_if(cond: bool, why: Fallback) -> Eligibility {
+    if cond {
         Err(why)
     } else {
         Ok(())
@@ -274,10 +274,10 @@ pub(crate) fn fast_check(s: &Tcp<'_>, p: &Tcp<'_>, member: &Member<'_>) -> bool 
     let clear = fast_check_once(s, p, member);
 
     if cfg!(CONFIG_RUST_DEBUG_ASSERTIONS) && clear {
-        let fences = sender(s, member).and_then(|()| receiver(s, p, member));
+        let eligible = sender(s, member).and_then(|()| receiver(s, p, member));
 
         // The second check avoids a false warning if a watcher came in between.
-        warn_on!(fences.is_err() && fast_check_once(s, p, member));
+        warn_on!(eligible.is_err() && fast_check_once(s, p, member));
     }
     clear
 }

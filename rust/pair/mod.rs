@@ -31,7 +31,7 @@
 //!   other has written.
 //! - *A socket gets rules of its own while it is being paired*, for instance an
 //!   upper-layer protocol. The side that sets the rule then calls
-//!   `tcp_friends_gone()`, which reads the field after a full barrier. `form`
+//!   `__tcp_friends_detach()`, which reads the field after a full barrier. `form`
 //!   sets the fields and then checks for such rules again. At least one of the
 //!   two sees what the other has written.
 //! - *A socket is reused.* `tcp_disconnect()` goes through `TCP_CLOSE` and so
@@ -250,8 +250,8 @@ impl Pair {
         {
             return !this.dissolve();
         }
-        // SAFETY: `tcp_friends_met()` has no requirements and may be called in any context.
-        unsafe { bindings::tcp_friends_met() };
+        // SAFETY: `tcp_friends_paired()` has no requirements and may be called in any context.
+        unsafe { bindings::tcp_friends_paired() };
         true
     }
 

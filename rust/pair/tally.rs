@@ -103,5 +103,5 @@ pub(crate) fn fell_back(sock: &Sock, member: &Member<'_>, why: Fallback) {
 
     member.namespace().counters().fell_back(shown);
     member.fallbacks().add(why);
-    trace::wire(sock, why.name());
+    trace::fallback(sock, why.name());
 }

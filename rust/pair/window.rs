@@ -4,7 +4,7 @@
 //!
 //! While data is moved from the sender S to its peer P, the right edge that P last offered does not
 //! move. P's window shrinks from the left, and the window that S knows shrinks by as many bytes.
-//! `tcp_friends_rcv()` shrinks P's window, and sets `rcv_wup` to `rcv_nxt`; without that, P would
+//! [`Tcp::receive`] shrinks P's window, and sets `rcv_wup` to `rcv_nxt`; without that, P would
 //! take a probe for new data and not answer. When little is left of the window, P offers a new
 //! window, and S learns the new window. When P is full, the window is shut on both sides, so that
 //! TCP handles a full receiver as usual (zero-window probes, TCP_USER_TIMEOUT).

@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Real programs over the wire and over friends, inside the guest.
+"""Measure real programs over the wire and over friends, inside the guest.
 
-Each row of the table is measured in turn over the wire, over friends and, where
-the program can, over AF_UNIX, as often as --rounds tells. A run counts only when
+Each row of the table is measured in turn over the wire, over friends and, if the
+program can, over AF_UNIX, as often as --rounds says. A run counts only when
 /proc/net/tcp_friends_stat proves it: friends moved its bytes, or, over the wire, none.
-A server stays up for all runs of its program, as whether a connection has friends
-is decided when it is made.
+A server stays up for all runs of its program, because it is decided when a connection
+is made whether it has friends.
 
 The last line is the table as JSON. The status is 1 when a bound is missed.
 """
@@ -24,11 +24,11 @@ COUNTERS = Path("/proc/net/tcp_friends_stat")
 WORK = Path("/tmp/apps")
 POSTGRES = WORK / "postgres"
 
-# Of the bytes that a run of friends sends, as many must be moved by friends; now
-# and then a segment takes the wire by design.
+# Friends must move this part of the bytes that a run of friends sends. It is less than
+# all, because now and then a segment takes the wire by design.
 MOVED_AT_LEAST = 0.9
 
-# The seconds of a run, set by main().
+# A run takes this many seconds. main() sets it.
 SECONDS = 2
 
 
@@ -37,7 +37,7 @@ def die(message):
 
 
 def output(command, what, **options):
-    """What a command says, which must succeed, and in time: lost data is a hang."""
+    """Return what a command says. It must succeed, and in time: with lost data it hangs."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               text=True, timeout=120, check=False, **options)  # fmt: skip
@@ -50,7 +50,7 @@ def output(command, what, **options):
 
 
 def field(text, start, what):
-    """What follows 'start' in one of the lines."""
+    """Return what follows 'start' in one of the lines."""
     for line in text.splitlines():
         if line.strip().startswith(start):
             return line.strip()[len(start) :].split()[0]
@@ -84,7 +84,7 @@ class Server:
         die(f"{self.name} does not listen after 30 s; it said: {self.said()}")
 
     def __exit__(self, *error):
-        # An interrupt is what each of them takes for a request to end.
+        # Each of the servers takes an interrupt for a request to end.
         self.process.send_signal(2)
         try:
             self.process.wait(30)
@@ -92,13 +92,14 @@ class Server:
             die(f"{self.name} does not end within 30 s; it said: {self.said()}")
 
 
-# A row's run() takes 'wire', 'friends' or 'unix', and returns the rate, and the
-# bytes that its connections carried, or are known to have carried at least.
+# A row's run() takes 'wire', 'friends' or 'unix'. It returns the rate, and the bytes
+# that the row's connections carried, or are known to have carried at least.
 
 
 class Netperf:
-    # A message each way on its control connection, which has friends, too: where a
-    # busy host allows few transactions, these must not hide that they moved none.
+    # The control connection has friends, too, and carries a message each way. A busy
+    # host allows few transactions. These bytes must not hide that the transactions
+    # moved none.
     control = 2 * 656
 
     def __init__(self, test, unit, bound, *options):
@@ -124,7 +125,7 @@ class FriendsBench:
         self.options = options
 
     def run(self, column):
-        # The wire has nothing to poll on loopback, and does better without.
+        # The wire has nothing to poll on the loopback device, and is faster without.
         busy = ["--busy-poll", "200"] if column == "friends" else []
         text = output(["/src/build/bench/friends-bench", "--transport", "tcp", "--test", "rr",
                        "--count", "10000000", "--time", str(SECONDS * 1000), "--reps", "1",
@@ -135,8 +136,8 @@ class FriendsBench:
 
 class Redis:
     unit = "1/s"
-    # What redis-benchmark sends and gets, by the protocol: three bytes of data, and
-    # a key of 16.
+    # redis-benchmark sends and gets these bytes, by the protocol: three bytes of data,
+    # and a key of 16.
     bytes = {"GET": 36 + 9, "SET": 45 + 5}
 
     def __init__(self, command, clients, bound):
@@ -152,7 +153,7 @@ class Redis:
         return float(field(text, f'"{self.command}","', "redis-benchmark").split('"')[0])
 
     def run(self, _):
-        # It knows no seconds, only a number, which is the same for all runs.
+        # redis-benchmark takes no seconds, only a number, which is equal for all runs.
         if not self.count:
             output(["redis-cli", "set", "key:__rand_int__", "xxx"], "redis-cli")
             self.count = round(self.benchmark(2000) * SECONDS)
@@ -182,7 +183,8 @@ class Nginx:
 
 class Pgbench:
     unit = "1/s"
-    # A query, and the row's description, the row, and that all is done: at least.
+    # A query, a row's description, the row, and the completion are at least so many
+    # bytes.
     bytes = 57 + 34 + 12 + 14 + 6
 
     def __init__(self, clients):
@@ -196,7 +198,7 @@ class Pgbench:
         text = output(["pgbench", "-n", "-S", "-h", host, "-U", "postgres", "-c", str(self.clients),
                        "-T", str(SECONDS), "postgres"], "pgbench")  # fmt: skip
         count = int(field(text, "number of transactions actually processed:", "pgbench"))
-        # It tells no rate where the seconds sufficed for its connections alone.
+        # pgbench prints no rate if the seconds sufficed only for its connections.
         rate = float(field(text, "tps =", "pgbench")) if count else 0
         return rate, count * self.bytes
 
@@ -241,7 +243,7 @@ def nginx():
 
 
 def postgres():
-    # It refuses to be root. The packages' own cluster wants a password.
+    # postgres refuses to run as root. The packages' own cluster wants a password.
     user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups"]
     programs = next(Path("/usr/lib/postgresql").glob("*/bin"))
     data = POSTGRES / "data"
@@ -270,13 +272,13 @@ PROGRAMS = {
 
 
 def counted():
-    """The bytes that friends moved, and the pairs, ever."""
+    """Return the bytes that friends moved, and the pairs ever made."""
     counters = dict(line.split() for line in COUNTERS.read_text().splitlines())
     return int(counters["bytes"]), int(counters["pairs_total"])
 
 
 def measure(row, what, column):
-    """One run, proven: the rate, and the part of its bytes that friends moved."""
+    """Run once, prove the run, and return the rate and the part of its bytes that friends moved."""
     SYSCTL.write_text("1" if column == "friends" else "0")
     before = counted()
     rate, carried = row.run(column)
@@ -306,7 +308,8 @@ def measure_row(program, row, rounds):
             if column == "friends":
                 moved.append(part)
     medians = {column: statistics.median(values) for column, values in rates.items()}
-    # Of a round each: what else the host does comes and goes, and slows both.
+    # Each ratio is that of one round, because the host's other work comes and goes, and
+    # slows both.
     ratio = statistics.median(
         friends / wire for friends, wire in zip(rates["friends"], rates["wire"], strict=True)
     )

@@ -8,7 +8,7 @@
 SOURCE=tools/bench/friends-bench.c
 PROGRAM=build/bench/friends-bench
 
-# What is there under its name is whole.
+# A file of this name is always complete.
 compile()
 {
 	"$TOP/tools/root" -- gcc -O2 -Wall -Wextra -Werror -o "$PROGRAM.part" "$SOURCE" &&

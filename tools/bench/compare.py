@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Is any figure of friends worse than it was?
+"""Check whether any figure of friends is worse than it was.
 
 usage: compare bench.json expected.json [--update]
 
-What is kept is the ratio of friends to AF_UNIX of the same boot (to the wire for
-connections): kernels are built differently from day to day, and both move.
+The kept figures are ratios of friends to AF_UNIX in one boot (to the wire for
+connections). Kernels are built differently from day to day, and both figures move.
 """
 
 import json

@@ -1,13 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Between two containers, inside the guest: over veth and a bridge, and through NAT.
+"""Measure TCP between two containers, inside the guest: over a bridge, and through NAT.
 
-Three network namespaces: client and server, each with a veth to the bridge of the
-host's; for NAT the client has a veth to the host's instead, which leads a published
-port to the server and hides the client behind its own address.
+There are three network namespaces. The client and the server each have a veth to the
+bridge of the host's namespace. For NAT, the client has a veth to the host's namespace
+instead, which leads a published port to the server and hides the client behind its own
+address.
 
-Prints one JSON object a line, {where, path, test, size, value, unit}. Every run is held
-against the counters of /proc/net/tcp_friends_stat.
+Prints one JSON object a line, {where, path, test, size, value, unit}. Every run is
+checked against the counters of /proc/net/tcp_friends_stat.
 """
 
 import argparse
@@ -27,10 +28,11 @@ COUNTS = {
     ("stream", 65536): 2000,
     ("crr", 1): 500,
 }
-# Who is no friend: its data, and the segments that open and close.
+# Connections without friends are measured by their data, and by the segments that open
+# and close them.
 OTHERS = [("rr", 1), ("stream", 16384), ("crr", 1)]
 MOVED_AT_LEAST = 0.9
-# Connections get dearer until each port has one in TIME_WAIT: as in nonlocal.guest.py.
+# Connections cost more until each port has one in TIME_WAIT; see nonlocal.guest.py.
 UNCOUNTED = {("crr", 1): 8}
 
 
@@ -44,7 +46,7 @@ def shell(command):
 
 
 def attach(name, host_end, mac, address):
-    """A container's device, whose other end is in the namespace host."""
+    """Make a container's device, whose other end is in the namespace host."""
     shell(f"ip -n {name} link add eth0 address 02:00:00:00:00:0{mac} type veth"
           f" peer name {host_end} netns host")  # fmt: skip
     shell(f"ip -n {name} address add {address}/24 dev eth0 && ip -n {name} link set eth0 up")
@@ -52,7 +54,7 @@ def attach(name, host_end, mac, address):
 
 
 def know(name, address, mac, device="eth0"):
-    """Nothing is sent by itself."""
+    """Make a neighbour known, so that nothing is sent by itself."""
     shell(f"ip -n {name} neighbour replace {address} lladdr {mac} dev {device} nud permanent")
 
 
@@ -104,7 +106,7 @@ def switch(friends, cross):
 
 
 def counted():
-    """The bytes that friends moved in both namespaces, and the pairs, ever."""
+    """Return the bytes that friends moved in both namespaces, and the pairs ever made."""
     moved = pairs = 0
     for name in ("client", "server"):
         text = subprocess.run(
@@ -158,10 +160,11 @@ def main():
 
     published = setup(args.where)
     across = ["--netns", "/run/netns/client,/run/netns/server", "--address", "192.0.2.2", *published]
-    # Who is no friend comes first: what costs it then is not what friends have begun.
+    # Connections without friends come first, so that friends cannot affect what they
+    # cost.
     for cell in OTHERS:
         values = {False: [], True: []}
-        # In turn, since trackers' and connections' tables fill.
+        # The two alternate, because the tables of trackers and connections fill.
         for cross in (False, True, True, False):
             switch(False, cross)
             values[cross] += run(args, across, f"other {cross}", cell)
@@ -172,7 +175,8 @@ def main():
         for cell in COUNTS:
             emit(args.where, path, cell, run(args, across, path, cell))
     switch(False, False)
-    # In one namespace, and over AF_UNIX, as in a directory that containers share.
+    # These run in one namespace, and over AF_UNIX, as in a directory that containers
+    # share.
     shell("sysctl -q -w net.ipv4.tcp_friends=1")
     for path in ("local", "unix"):
         for cell in COUNTS:

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Rows of tools/bench/containers.guest.py on standard input -> a table, and a verdict.
+"""Turn rows of tools/bench/containers.guest.py on standard input into a table and a verdict.
 
 usage: containers.report.py containers.json
 
@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-# Friends: at most so much of the wire, and of friends on the loopback device.
+# Friends may cost at most this part of the wire, and of friends on the loopback device.
 OF_WIRE = {
     ("rr", 1): 0.50,
     ("stream", 1024): 0.25,
@@ -20,7 +20,8 @@ OF_WIRE = {
     ("crr", 1): 1.03,
 }
 OF_LOCAL = {("rr", 1): 1.02}
-# Who is no friend: by how much it may be dearer when others may be, in percent.
+# A connection without friends may cost so much more, in percent, when other connections
+# may have friends.
 OTHERS = 0.5
 
 

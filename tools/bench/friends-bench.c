@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What one operation costs between two processes of this host, over TCP, an
- * AF_UNIX stream or a pipe (or UDP, for rr alone). Two processes, blocking I/O,
- * one connection.
+ * This program measures what one operation costs between two processes of this host,
+ * over TCP, an AF_UNIX stream or a pipe (or UDP, for rr alone). The two processes use
+ * blocking I/O and one connection.
  *
  * Tests, and what one operation is:
  *
@@ -15,41 +15,41 @@
  * The server closes first in crr and connect, and the client reads the end of
  * file before it closes, as with HTTP/1.0. So TIME_WAIT is always on the
  * server's side, where it takes no ephemeral port: the next SYN from the same
- * port is accepted (RFC 6191). No port runs out, and nothing need be set on the
- * sockets (SO_LINGER would turn the close into a reset, another thing).
+ * port is accepted (RFC 6191). No port runs out, and nothing has to be set on the
+ * sockets (SO_LINGER would turn the close into a reset, which is another thing).
  *
  * TCP_NODELAY is set for rr over TCP, as programs do that send requests, and
- * for a stream with --nodelay; nothing else is set on any socket. A stream
- * without it flushes what Nagle still holds after its last write, by
- * TCP_NODELAY, as a program's close() would. Else the tail of one run in four
- * waits 40 ms for a delayed acknowledgement, and the mean over all writes tells
- * of that instead.
+ * for a stream with --nodelay. Nothing else is set on a socket unless an option
+ * asks for it. A stream without --nodelay sets TCP_NODELAY after its last write,
+ * which flushes what Nagle still holds, as a program's close() would. Otherwise
+ * the tail of one run in four would wait 40 ms for a delayed acknowledgement, and
+ * the mean over all writes would show that wait.
  *
- * A repetition is: some messages whose every byte is checked, the warm-up, the
- * timed part, then checked messages again: a byte lost in the timed part leaves
- * its reader waiting (see --timeout), a byte too many shows in the messages
+ * A repetition has some messages whose every byte is checked, the warm-up, the
+ * timed part, and checked messages again. A byte that is lost in the timed part
+ * leaves its reader waiting (see --timeout). A byte too many shows in the messages
  * after it. The result is the median over the repetitions.
  *
  * A repetition has its own connection (a pipe is kept), and the timed part of a
- * stream a fresh one: warmed up on another, it runs from its first byte to its
- * last without a pause. A pause in mid-stream finds the receive buffer grown,
- * and by chance TCP then either cuts a segment for each write, and stays so for
- * as long as the connection lives, or gathers them: 17,000 or 10,500
- * instructions for a write of 16 KiB.
+ * stream has a fresh one. The program is warmed up on another connection, so the
+ * timed part runs from its first byte to its last without a pause. A pause in
+ * mid-stream finds the receive buffer grown. By chance TCP then either cuts a
+ * segment for each write, for as long as the connection lives, or gathers the
+ * writes: 17,000 or 10,500 instructions for a write of 16 KiB.
  *
  * With --time the program finds the count itself, so that the timed part takes
- * about so long: on a busy machine an operation against the clock can cost a
- * thousand times what it costs on an idle one.
+ * about that long. On a busy machine an operation can cost a thousand times what
+ * it costs on an idle one, by the clock.
  *
- * With --pairs, so many pairs of processes do the same at once, and the figure is
- * the time from the first one's beginning to the last one's end, divided by the
+ * With --pairs, so many pairs of processes run at once. The figure is the time
+ * from the beginning of the first to the end of the last, divided by the
  * operations of all.
  *
- * With --netns the two sides are in network namespaces of their own, and the
- * server is found at --address, or by --published, which NAT makes into it.
+ * With --netns the two sides are in network namespaces of their own. The client
+ * finds the server at --address, or at --published, which NAT makes into --address.
  *
  * Under qemu's -icount shift=0 with one vCPU, a nanosecond is an instruction of
- * the guest, and the figure holds both processes and the kernel: --mode insn
+ * the guest, and the figure includes both processes and the kernel. --mode insn
  * says so in the unit, and changes nothing else.
  */
 #define _GNU_SOURCE
@@ -105,17 +105,17 @@ static struct {
 	uint64_t time_ns;	/* 0: the count is given */
 	int port;
 	int reps;
-	int idle;	/* connections that are open besides and say nothing */
+	int idle;	/* connections that are open meanwhile, without data */
 	int pairs;	/* of processes, each with a connection, at once */
 	int busy_poll;	/* SO_BUSY_POLL, in microseconds; 0: not set */
 	enum by by;
 	int cpu[2];	/* of the client, of the server; -1: anywhere */
-	int nodelay;	/* -1: as the test has it */
+	int nodelay;	/* -1: the test decides */
 	bool insn;
 	bool json;
-	const char *netns[2];	/* of the client, of the server; NULL: where we are */
+	const char *netns[2];	/* of the client, of the server; NULL: the caller's */
 	struct in_addr address;	/* of the server */
-	struct in_addr published; /* that leads there, where not 0 */
+	struct in_addr published; /* NAT makes it into the address; 0: not used */
 } opt = {
 	.size = 1,
 	.count = 1000,
@@ -127,7 +127,7 @@ static struct {
 	.address.s_addr = INADDR_ANY,
 };
 
-/* One side of the bench: the client is the parent, the server its child. */
+/* One side of the bench: the client is the parent, and the server is its child. */
 struct side {
 	bool client;
 	int ctl_in, ctl_out;	/* barriers, never in the timed part */
@@ -147,7 +147,7 @@ static int listener = -1;
 static pid_t child;
 static int datagram[2] = { -1, -1 };	/* UDP: the client's end, the server's */
 
-/* Written by one side and read by the other after a barrier. */
+/* One side writes this, and the other side reads it after a barrier. */
 static volatile struct {
 	uint64_t stream_end;	/* when the reader of a stream had everything */
 	uint64_t count;		/* calibration: operations of the next round */
@@ -159,12 +159,12 @@ static long idle_kib;		/* the memory that the idle connections take */
 static int file = -1;		/* a message, for sendfile() and splice() */
 static int through[2];		/* the pipe that splice() goes through */
 
-/* With --pairs: what the clients tell each other, by the number of their pair. */
+/* With --pairs, the clients tell each other these times, by the number of their pair. */
 static struct {
 	uint64_t start[MAX_REPS], end[MAX_REPS];
 } *team;
-static int member;		/* which of them this is */
-static pid_t first;		/* the one that reports */
+static int member;		/* the number of this pair */
+static pid_t first;		/* the process that reports */
 static int team_there[2], team_back[2][2];
 
 static void __attribute__((noreturn, format(printf, 1, 2)))
@@ -242,7 +242,7 @@ static void expect_eof(int fd)
 		die("a byte came where the end of file was due.");
 }
 
-/* Both sides have come here. */
+/* Wait until both sides are here. */
 static void barrier(struct side *s)
 {
 	char c = 0;
@@ -252,7 +252,7 @@ static void barrier(struct side *s)
 }
 
 /*
- * The checked messages: every byte tells its position.
+ * In the checked messages, every byte tells its position.
  */
 
 static char pattern(uint64_t pos)
@@ -278,7 +278,7 @@ static void get_checked(struct side *s)
 }
 
 /*
- * The operations. A checked one is never timed.
+ * These are the operations. A checked one is never timed.
  */
 
 static void rr(struct side *s, uint64_t n, bool checked)
@@ -318,7 +318,7 @@ static void flush(struct side *s)
 	set_nodelay(s, 0);
 }
 
-/* All of it, unless the call fails. */
+/* Repeat a call until all of it is done, or the call fails. */
 #define WHOLE(call, done, len, what)					\
 	for (done = 0; done < (len);) {					\
 		ssize_t _n = call;					\
@@ -341,7 +341,7 @@ static void set_cork(struct side *s, int on)
 		die("TCP_CORK: %s.", strerror(errno));
 }
 
-/* Take notice of pages that are free again; wait for one notice at least. */
+/* Read the notices of pages that are free again. With wait, read one at least. */
 static void reap(struct side *s, bool wait)
 {
 	struct pollfd p = { .fd = s->out };
@@ -373,7 +373,7 @@ static void send_zerocopy(struct side *s)
 	}
 }
 
-/* A message, in the way of --by. The two halves are a head and a body. */
+/* Write a message in the way of --by. The two halves are a head and a body. */
 static void put_by(struct side *s, uint64_t number)
 {
 	size_t half = opt.size / 2, done, piped;
@@ -445,7 +445,7 @@ static void stream_read(struct side *s, uint64_t n, bool checked)
 	shared->stream_end = now();
 }
 
-/* From an address of its own for each 10,000, since ports are searched one by one. */
+/* Use another address for each 10,000 connections, since ports are searched one by one. */
 static void from_another_address(int fd, int number)
 {
 	struct sockaddr_in from = { .sin_family = AF_INET };
@@ -457,7 +457,7 @@ static void from_another_address(int fd, int number)
 		die("bind: %s.", strerror(errno));
 }
 
-/* The idle one of that number, or -1. */
+/* Connect. idle is the number of an idle connection, or -1. */
 static int do_connect(int idle)
 {
 	int fd = socket(addr.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -554,8 +554,8 @@ static void close_connection(struct side *s)
 }
 
 /*
- * The clients of all pairs have come here. The pipe back is another each time: one
- * that is fast would take a byte out of the same that a slow one has not yet read.
+ * Wait until the clients of all pairs are here. The pipe back alternates: with a single
+ * pipe, a fast client would take the byte that a slow client has not read yet.
  */
 static void team_barrier(void)
 {
@@ -573,7 +573,7 @@ static void team_barrier(void)
 	}
 }
 
-/* From the first pair's beginning to the last one's end, as a part for each. */
+/* Return the time from the first pair's beginning to the last one's end, per pair. */
 static uint64_t team_time(int rep)
 {
 	uint64_t start = UINT64_MAX, end = 0;
@@ -588,7 +588,7 @@ static uint64_t team_time(int rep)
 	return (end - start) / opt.pairs;
 }
 
-/* n operations between two barriers. Returns nanoseconds, to the client. */
+/* Do n operations between two barriers. Returns nanoseconds, to the client. */
 static uint64_t timed(struct side *s, uint64_t n, int rep)
 {
 	uint64_t start, end;
@@ -611,7 +611,7 @@ static uint64_t timed(struct side *s, uint64_t n, int rep)
 
 /*
  * Find the count that takes opt.time_ns, by rounds that grow until one is long
- * enough to tell. --count is the most.
+ * enough to tell. The count is at most --count.
  */
 static void calibrate(struct side *s)
 {
@@ -638,7 +638,7 @@ static void calibrate(struct side *s)
 	opt.time_ns = 0;
 }
 
-/* The machine's memory that nobody uses, in KiB. */
+/* Return the machine's memory that nobody uses, in KiB. */
 static long unused_memory(void)
 {
 	char line[256];
@@ -654,7 +654,7 @@ static long unused_memory(void)
 	return kib;
 }
 
-/* They stay open until the program ends. Each has said a byte, and heard one. */
+/* Open idle connections, which stay open until the end. Each has sent and got a byte. */
 static void open_idle(struct side *s)
 {
 	long before = unused_memory();
@@ -674,7 +674,7 @@ static void open_idle(struct side *s)
 	idle_kib = before - unused_memory();
 }
 
-/* One repetition; both sides walk through it together. Returns nanoseconds. */
+/* Do one repetition. Both sides walk through it together. Returns nanoseconds. */
 static uint64_t repetition(struct side *s, int rep)
 {
 	uint64_t ns;
@@ -718,7 +718,7 @@ static char *buffer(void)
 	return p;
 }
 
-/* What is opened from here on is in that network namespace. */
+/* What is opened after this is in that network namespace. */
 static void enter(const char *netns)
 {
 	int fd;
@@ -731,7 +731,7 @@ static void enter(const char *netns)
 	close(fd);
 }
 
-/* Both ends of a UDP conversation, connected to each other. */
+/* Make both ends of a UDP conversation, connected to each other. */
 static void make_datagrams(void)
 {
 	struct sockaddr_in client;
@@ -772,7 +772,7 @@ static void do_listen(void)
 		addr_len = sizeof(addr.in6);
 		break;
 	case UNIX:
-		/* An abstract name: the first byte is a zero. */
+		/* This is an abstract name: the first byte is a zero. */
 		addr.un.sun_family = AF_UNIX;
 		addr_len = offsetof(struct sockaddr_un, sun_path) + 1 +
 			   sprintf(addr.un.sun_path + 1, "friends-bench.%d", getpid());
@@ -810,7 +810,7 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* The bytes that both sides gave to the transport, timed or not. */
+/* Return the bytes that both sides gave to the transport, timed or not. */
 static uint64_t payload(void)
 {
 	uint64_t bytes = operations * opt.size;
@@ -1054,7 +1054,7 @@ static void *shared_memory(size_t len)
 	return p;
 }
 
-/* Become as many as there are pairs, each of which makes a server for itself. */
+/* Become as many processes as there are pairs. Each makes a server for itself. */
 static void make_team(void)
 {
 	first = getpid();
@@ -1075,7 +1075,7 @@ static void make_team(void)
 	}
 }
 
-/* A message in memory, and a pipe that holds it or a part of it. */
+/* Make a message in memory, and a pipe that holds it or a part of it. */
 static void make_file(void)
 {
 	char buf[4096];
@@ -1115,7 +1115,7 @@ int main(int argc, char **argv)
 		die("fork: %s.", strerror(errno));
 	s.client = child > 0;
 
-	/* Keep this side's ends only, so that a dead other side is an end of file. */
+	/* Keep only this side's ends, so that a dead other side is an end of file. */
 	s.ctl_in = s.client ? ctl_back[0] : ctl_there[0];
 	s.ctl_out = s.client ? ctl_there[1] : ctl_back[1];
 	close(s.client ? ctl_back[1] : ctl_there[1]);

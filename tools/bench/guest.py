@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""The bench inside the guest: the whole matrix in one boot.
+"""Run the bench inside the guest: the whole matrix in one boot.
 
 Prints one JSON object a line, {mode, transport, test, size, value, unit}, as
-soon as it is measured. Every TCP run is held against the counters of
+soon as it is measured. Every TCP run is checked against the counters of
 /proc/net/tcp_friends_stat: a figure of friends counts only when friends moved its
 bytes, a figure of the wire only when they moved none.
 """
@@ -21,10 +21,10 @@ COUNTERS = Path("/proc/net/tcp_friends_stat")
 
 REPETITIONS = 5
 
-# Operations in the timed part of a repetition, the same for all transports: in
-# the deterministic mode 20 to 150 million instructions on the wire. Long enough
-# that a stream's start on its fresh connection does not count. (The wire still
-# has two states at 256 KiB, a tenth apart: see friends-bench.c.)
+# These are the operations in the timed part of a repetition, equal for all transports.
+# In the deterministic mode they are 20 to 150 million instructions on the wire. That is
+# long enough that a stream's start on its fresh connection does not count. (The wire
+# still has two states at 256 KiB, a tenth apart: see friends-bench.c.)
 COUNTS = {
     ("rr", 1): 1000,
     ("rr", 1024): 1000,
@@ -42,14 +42,14 @@ COUNTS = {
     ("connect", 1): 500,
 }
 
-# Against the clock: as many as take this long, but no more than ten times the
-# above.
+# By the clock, a repetition has as many operations as take this long, but at most ten
+# times as many as in COUNTS.
 WALL_MS = 150
 
-# A test done in another way: the test, the options, the sizes, and over what. A
-# stream sets TCP_NODELAY, as most programs and run-times do that write small
-# messages. 'stream-nagle' does not, so that the wire gathers small writes into
-# segments of 64 KiB: a different thing, and shown beside it.
+# A variant is a test done in another way: the test, the options, the sizes, and the
+# transports. A stream sets TCP_NODELAY, as most programs and run-times do that write
+# small messages. 'stream-nagle' does not set it, so the wire gathers small writes into
+# segments of 64 KiB. That is a different thing, and is shown beside the stream.
 TCP = ["wire", "friends"]
 SOCKETS = ["wire", "friends", "unix"]
 VARIANTS = {
@@ -70,8 +70,8 @@ TRANSPORTS = {
     **{name: v[3] for name, v in VARIANTS.items()},
 }
 
-# Of the bytes that a run of friends sends, as many must be moved by friends.
-# Less than all: now and then a segment takes the wire by design.
+# Friends must move this part of the bytes that a run of friends sends. It is less than
+# all, because now and then a segment takes the wire by design.
 MOVED_AT_LEAST = 0.9
 
 
@@ -80,7 +80,7 @@ def die(message):
 
 
 def counted():
-    """The bytes that friends moved in this namespace, and the pairs, ever."""
+    """Return the bytes that friends moved in this namespace, and the pairs ever made."""
     if not COUNTERS.exists():
         return 0, 0
     counters = dict(line.split() for line in COUNTERS.read_text().splitlines())
@@ -97,7 +97,7 @@ def check_path(transport, what, moved, pairs, payload):
 
 
 def run(args, transport, test, size, reps):
-    """One run of the program: the value of each repetition."""
+    """Run the program once, and return the value of each repetition."""
     tcp = transport in ("wire", "friends")
     if tcp and SYSCTL.exists():
         SYSCTL.write_text("1" if transport == "friends" else "0")
@@ -130,12 +130,12 @@ def run(args, transport, test, size, reps):
 
 
 def unsteady(values):
-    """Against the clock: do the repetitions differ by more than half?"""
+    """Return whether the repetitions differ by more than half, by the clock."""
     return max(values) > 1.5 * min(values)
 
 
 def measure(args, transports, test, size):
-    """transport -> repetitions. Against the clock the transports alternate."""
+    """Return the repetitions of each transport. By the clock, the transports alternate."""
     if args.mode == "insn":
         return {t: run(args, t, test, size, args.reps) for t in transports}
     values = {t: [] for t in transports}
@@ -164,8 +164,8 @@ def prepare(args):
         die(f"{PROGRAM} is not built; start this by tools/bench/bench.")
     if args.friends and not SYSCTL.exists():
         die("this kernel has no net.ipv4.tcp_friends; load the module, or give --no-friends.")
-    # Closed connections of crr stay a minute; room for all of them, so that the
-    # kernel never has to drop one (and say so).
+    # Closed connections of crr stay a minute. All of them must have room, so that the
+    # kernel never has to drop one (and report that).
     Path("/proc/sys/net/ipv4/tcp_max_tw_buckets").write_text("262144")
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""What connections that are not local cost, inside the guest.
+"""Measure what connections that are not local cost, inside the guest.
 
-Two network namespaces joined by veth, so no two sockets become friends; and, as
-nothing of theirs is changed either, UDP between the two and AF_UNIX.
+Two network namespaces are joined by veth, so no two sockets become friends. UDP between
+the two and AF_UNIX are measured, too, because nothing of theirs is changed either.
 
 Prints one JSON object a line, {state, transport, test, size, value, unit}.
 """
@@ -18,11 +18,11 @@ from pathlib import Path
 PROGRAM = Path("/src/build/bench/friends-bench")
 COUNTERS = Path("/proc/net/tcp_friends_stat")
 
-# Operations in the timed part of a repetition, and how many repetitions for each of
-# --reps. What else a kernel does now and then is dear where it falls, so that many short
-# repetitions, of which the median counts, tell a twentieth of a percent. (At 1 KiB the
-# wire's stream is no measure: it gathers the writes into segments, or does not, by
-# chance.) Connections are first, since they feel what was before.
+# These are the operations in the timed part of a repetition, and the repetitions for
+# each of --reps. A kernel's other work costs much where it falls, now and then. Many
+# short repetitions, of which the median counts, can tell a twentieth of a percent. (At
+# 1 KiB the wire's stream is no measure: it gathers the writes into segments, or does
+# not, by chance.) Connections are first, because earlier tests affect them.
 CELLS = {
     ("tcp", "crr", 1): (2000, 1),
     ("tcp", "rr", 1): (1000, 3),
@@ -33,9 +33,9 @@ CELLS = {
     ("unix", "stream", 1024): (6000, 3),
 }
 
-# Repetitions before those that count. Connections get dearer by half a percent until
-# each of the 14,000 ports that connect() takes first has one in TIME_WAIT on the other
-# side, and stay so.
+# These repetitions come before those that count. Connections cost half a percent more
+# until each of the 14,000 ports that connect() takes first has one in TIME_WAIT on the
+# other side, and stay so.
 UNCOUNTED = {("tcp", "crr", 1): 8}
 
 
@@ -49,7 +49,7 @@ def shell(command):
 
 
 def join():
-    """Namespaces client and server; neighbours are known, nothing is sent by itself."""
+    """Join the namespaces client and server. Neighbours are known, so nothing is sent by itself."""
     shell("sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
     shell("ip netns add client && ip netns add server")
     shell("ip -n client link add veth0 address 02:00:00:00:00:01 type veth"
@@ -73,7 +73,7 @@ def switch(state):
 
 
 def pairs():
-    """Pairs ever formed between the namespaces."""
+    """Return the pairs ever formed between the namespaces."""
     if not COUNTERS.exists():
         return 0
     total = 0

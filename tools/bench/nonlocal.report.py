@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Rows of tools/bench/nonlocal.guest.py on standard input -> a table, and a verdict.
+"""Turn rows of tools/bench/nonlocal.guest.py on standard input into a table and a verdict.
 
 usage: nonlocal.report.py nonlocal.json
 
-Of several boots of a state the median counts. Exits with 1 when a bound is exceeded.
+The median of a state's boots counts. Exits with 1 when a bound is exceeded.
 """
 
 import json
@@ -15,11 +15,12 @@ import sys
 STATES = ["vanilla", "absent", "off", "on", "met"]
 TITLES = ["vanilla", "no module", "off", "on", "on, pairs formed"]
 
-# By how much a state may be dearer than the vanilla kernel, in percent.
+# A state may cost so much more than the vanilla kernel, in percent.
 BOUNDS = {"absent": 0.05, "off": 0.1, "on": 0.1, "met": 0.1}
 BOUNDS_CRR = BOUNDS | {"off": 0.5, "on": 0.5, "met": 0.5}
-# Once pairs have formed the hooks are jumps, and a round trip is so near to its bound that
-# a boot may be above it by chance: that is told, and fails when it is above this.
+# Once pairs have formed, the hooks are jumps. A round trip is then so near to its bound
+# that a boot may exceed the bound by chance. That is reported, and fails only above
+# this.
 KNOWN = {"met": 0.12}
 
 

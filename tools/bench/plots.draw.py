@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""The deterministic rows of bench.json as pictures.
+"""Draw the deterministic rows of bench.json as pictures.
 
 usage: plots.draw.py bench.json FOLDER
 
-Writes FOLDER/bench-rr.svg and FOLDER/bench-stream.svg: instructions for an
-operation, in parts of what AF_UNIX takes, over the size of a message.
+Writes FOLDER/bench-rr.svg and FOLDER/bench-stream.svg, which show the instructions for
+an operation, relative to AF_UNIX, over the size of a message.
 """
 
 import json
@@ -15,7 +15,7 @@ import sys
 import matplotlib
 
 matplotlib.use("svg")
-# The same figures give the same file.
+# Equal figures must give equal files.
 matplotlib.rcParams["svg.hashsalt"] = "tcp_friends"
 
 import matplotlib.pyplot as plt  # noqa: E402

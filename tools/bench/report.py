@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Lines of tools/bench/guest.py on standard input -> bench.json and tables.
+"""Turn lines of tools/bench/guest.py on standard input into bench.json and tables.
 
 usage: report bench.json
 """
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 
-# What stands in bench.json; the tables also show the others.
+# Only these tests are in bench.json. The tables also show the others.
 TESTS = ["rr", "stream", "crr", "connect"]
 COLUMNS = ["wire", "friends", "unix", "pipe"]
 TITLES = {
@@ -32,7 +32,7 @@ def table(rows, mode):
     cells = list(dict.fromkeys((test, size) for test, size, _ in value))
     lines = [["test", "size", *COLUMNS, "friends/wire", "friends/unix"]]
     for test, size in cells:
-        # AF_UNIX and a pipe know no Nagle: their stream is beside both.
+        # AF_UNIX and a pipe have no Nagle algorithm, so their stream is beside both streams of TCP.
         twin = "stream" if test == "stream-nagle" else test
         wire, friends, unix, pipe = (
             value.get((test, size, c), value.get((twin, size, c)) if c in COLUMNS[2:] else None)

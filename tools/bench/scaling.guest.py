@@ -1,13 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Many connections at once, inside the guest.
+"""Measure many connections at once, inside the guest.
 
 usage: scaling.guest.py [--quick] [--reps N] pairs
        scaling.guest.py [--quick] [--reps N] idle wire|friends
 
-pairs: as many pairs of processes as stand in PAIRS, by the clock. idle: one
-connection that is busy beside as many as stand in IDLE that are not, in
-instructions, and the memory that these take.
+pairs: measures each number of pairs of processes in PAIRS, by the clock. idle: measures
+one busy connection beside each number of idle connections in IDLE, in instructions, and
+the memory that the idle ones take.
 
 Prints one JSON object a line for tools/bench/scaling.report.py. A figure of friends
 counts only when friends moved its bytes and the idle connections are pairs, one
@@ -34,17 +34,18 @@ TCP_MEM = Path("/proc/sys/net/ipv4/tcp_mem")
 PAIRS = [1, 2, 4, 8, 16]
 CELLS = [("rr", 1), ("stream", 1024), ("stream", 16384)]
 TRANSPORTS = ["wire", "friends", "unix"]
-# What one repetition by the clock should take, about; and when it is lost.
+# One repetition by the clock should take about WALL_MS. After TIMEOUT seconds it is
+# lost.
 WALL_MS = 300
 TIMEOUT = 120
 
 IDLE = [0, 1000, 10000, 50000]
 IDLE_OPERATIONS = 2000
-# The last row has so many times the kernel's default.
+# In the last row, tcp_mem is so many times the kernel's default.
 MORE_TCP_MEM = 4
 
-# Of the bytes that a run of friends sends, as many must be moved by friends: now
-# and then a segment takes the wire by design.
+# Friends must move this part of the bytes that a run of friends sends. It is less than
+# all, because now and then a segment takes the wire by design.
 MOVED_AT_LEAST = 0.9
 
 
@@ -53,7 +54,7 @@ def die(message):
 
 
 def fields(path):
-    """The numbers of a file of lines 'name number' or 'name: number kB'."""
+    """Return the numbers of a file of lines 'name number' or 'name: number kB'."""
     lines = (line.split() for line in Path(path).read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) for words in lines}
 
@@ -64,7 +65,7 @@ def switch(transport):
 
 
 def bench(transport, test, size, *more):
-    """One run of the program, and whether its bytes went the way they should."""
+    """Run the program once, and check that its bytes went the way they should."""
     command = [PROGRAM, "--transport", "unix" if transport == "unix" else "tcp", "--test", test,
                "--size", str(size), "--json", *map(str, more)]  # fmt: skip
     if test == "stream" and transport != "unix":
@@ -91,10 +92,10 @@ def emit(**row):
 
 
 def pairs(args):
-    """Numbers of pairs and transports alternate: what else the host does falls on all of them."""
+    """Alternate numbers of pairs and transports, so that the host's other work falls on all."""
     for test, size in CELLS:
-        # How many operations one pair does in that time, undisturbed, so that all
-        # numbers of pairs do as many in all.
+        # This finds how many operations one pair does in that time, undisturbed, so
+        # that all numbers of pairs do as many in all.
         count = dict.fromkeys(TRANSPORTS, 0)
         for transport in 3 * TRANSPORTS:
             switch(transport)
@@ -116,7 +117,7 @@ def pairs(args):
 
 
 def tcp(name):
-    """A number of TCP's line of sockstat: 'inuse' sockets, pages that are charged: 'mem'."""
+    """Return a number of TCP's line of sockstat: 'inuse' sockets, or 'mem', the charged pages."""
     for line in Path("/proc/net/sockstat").read_text().splitlines():
         words = line.split()
         if words[0] == "TCP:":
@@ -125,21 +126,22 @@ def tcp(name):
 
 
 def hold(n):
-    """Opens so many idle connections; they stay. The holder is stopped, not waited for.
+    """Open n idle connections, which stay open. The holder is stopped, not waited for.
 
-    Its own round trips, which come after, would be in the figures.
+    Otherwise its own round trips, which come after, would be in the figures.
     """
     before = tcp("inuse")
     holder = subprocess.Popen([PROGRAM, "--transport", "tcp", "--test", "rr", "--idle", str(n),
                                "--count", str(1 << 32), "--warmup", "0", "--reps", "1",
                                "--timeout", "86400"], start_new_session=True)  # fmt: skip
-    # A listener and both ends of each; one more connection is the holder's own.
+    # There are a listener, both ends of each connection, and one connection of the
+    # holder's own.
     while tcp("inuse") < before + 1 + 2 * (n + 1):
         if holder.poll() is not None:
             die(f"{n} idle connections could not be opened.")
         time.sleep(0.1)
     os.killpg(holder.pid, signal.SIGSTOP)
-    # Until what was freed is free, and no timer is left.
+    # This waits until freed memory is free, and no timer is left.
     time.sleep(5)
     return holder
 
@@ -153,9 +155,9 @@ def check_pairs(transport, idle):
 
 
 def read_list():
-    """The list of connections, read as a program reads it: how many, and how long in ms.
+    """Read the list of connections, as a program reads it. Return their number and the ms.
 
-    The longest of its reads is what one process may keep a processor for.
+    One process may keep a processor for as long as the longest of the reads.
     """
     lines = 0
     longest = 0
@@ -189,7 +191,7 @@ def idle(args):
     most = max(args.idle)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most + 1000, most + 1000))
     switch(args.transport)
-    # What the first connections leave behind is not the idle ones' memory.
+    # What the first connections leave behind must not count as the idle ones' memory.
     bench(args.transport, "rr", 1, "--count", 200)
     free = fields("/proc/meminfo")["Slab"]
     holders = []

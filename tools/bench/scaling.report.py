@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Rows of tools/bench/scaling.guest.py on standard input -> tables, and a verdict.
+"""Turn rows of tools/bench/scaling.guest.py on standard input into tables and a verdict.
 
 usage: scaling.report.py scaling.json
 
@@ -12,10 +12,10 @@ import os
 import sys
 
 TRANSPORTS = ["wire", "friends", "unix"]
-# By how much an operation of friends may be dearer beside idle connections, in percent:
-# so much, or so much more than the wire's.
+# An operation of friends may cost so much more beside idle connections, in percent, or
+# so much more than the wire's.
 BOUND = 1
-# What an idle pair may take more than an idle connection of the wire, in bytes.
+# An idle pair may take so many bytes more than an idle connection of the wire.
 BOUND_BYTES = 512
 
 

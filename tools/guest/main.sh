@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The guest's process 1 after guest/init: settings, the module, the command,
-# and its status back to the host. tools/vm wrote what to do into 'job'.
+# This is the guest's process 1 after guest/init. It makes settings, loads the
+# module, runs the command, and sends the status back to the host. tools/vm has
+# written to 'job' what to do.
 
-# CMD, MODULE, FRIENDS, DEBUG, TTY_SIZE, TTY_TERM
+# The file 'job' sets these variables.
 CMD=() MODULE='' FRIENDS=1 DEBUG='' TTY_SIZE='' TTY_TERM=dumb
 # shellcheck source=/dev/null
 . /run/vm/job
@@ -11,7 +12,7 @@ CMD=() MODULE='' FRIENDS=1 DEBUG='' TTY_SIZE='' TTY_TERM=dumb
 OUT=/dev/vport0p1
 STATUS=/dev/vport0p2
 
-# No shutdown of services here: nothing is written that has to last.
+# No service is shut down here, because nothing that is written has to last.
 off()
 {
 	echo "$1" >"$STATUS"
@@ -21,7 +22,7 @@ off()
 settings()
 {
 	ip link set lo up
-	# getaddrinfo() takes a host with loopback addresses alone for one
+	# getaddrinfo() treats a host that has only loopback addresses as a host
 	# without a network (AI_ADDRCONFIG), and netperf then gives up.
 	ip link set dummy0 up
 	ip address add 192.0.2.1/24 dev dummy0
@@ -29,7 +30,7 @@ settings()
 	hostname vm
 	ulimit -n 65536
 	ulimit -c 0
-	# What distributions set and programs expect.
+	# Distributions set this, and programs expect it.
 	echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range
 	export HOME=/root LC_ALL=C.UTF-8 IN_VM=1 TERM=$TTY_TERM
 	export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -37,7 +38,7 @@ settings()
 	cd /src || off 1
 }
 
-# The reason of a failed insmod, in one sentence.
+# insmod_reason MESSAGE: prints the reason of a failed insmod, in one sentence.
 insmod_reason()
 {
 	local symbol
@@ -68,7 +69,8 @@ load_module()
 	fi
 }
 
-# Everything but this shell and process $1, so that pipes and sockets close.
+# kill_all [PID]: kills everything but this shell and PID, so that pipes and
+# sockets close.
 kill_all()
 {
 	local p
@@ -80,10 +82,10 @@ kill_all()
 	done
 }
 
-# What the module leaves behind, into the kernel log. It is unloaded first, so
-# that what only it still knows of counts too; its symbols are kept for the
-# backtraces. The first scan notes the contents, the second reports what is
-# unchanged, unreferenced and 5 s old.
+# Writes what the module leaves behind into the kernel log. The module is
+# unloaded first, so that objects that only the module knows of count too. Its
+# symbols are kept for the backtraces. The first scan notes the contents. The
+# second scan reports what is unchanged, unreferenced and 5 s old.
 leak_scan()
 {
 	local f=/sys/kernel/debug/kmemleak line n=0 i
@@ -108,7 +110,7 @@ leak_scan()
 	done <"$f"
 }
 
-# The port is no terminal: a pseudo terminal beside it is.
+# The port is no terminal, so the shell gets a pseudo terminal beside the port.
 interactive()
 {
 	local rows cols
@@ -120,7 +122,8 @@ interactive()
 	cd /src
 	exec bash --norc -i
 	END
-	# Its stderr goes to the console, thus to the kernel log's file.
+	# The stderr of socat goes to the console, and thus to the kernel log's
+	# file.
 	socat "FILE:$OUT" "EXEC:bash /run/vm/shell,pty,setsid,ctty,stderr,sane"
 }
 
@@ -132,8 +135,8 @@ if [ ${#CMD[@]} = 0 ]; then
 	rc=$?
 	kill_all
 else
-	# A pipe, not the port itself: that one can be opened only once, and
-	# programs do open /dev/stdout.
+	# This is a pipe, not the port itself. The port can be opened only once,
+	# and programs do open /dev/stdout.
 	exec 3> >(exec cat >"$OUT")
 	cat=$!
 	if load_module >&3 2>&1; then
@@ -143,7 +146,7 @@ else
 		rc=1
 	fi
 	exec 3>&-
-	# Daemons left behind hold the pipe open.
+	# Daemons that are left behind hold the pipe open.
 	kill_all "$cat"
 	wait "$cat"
 fi

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs in the build root, for tools/vm: packs the initramfs of one run and
-# becomes qemu. start RUNDIR QEMU-ARGUMENTS...
+# start.sh RUNDIR QEMU-ARGUMENTS...: packs the initramfs of one run, and becomes
+# qemu. It runs in the build root, for tools/vm.
 
 set -euo pipefail
 

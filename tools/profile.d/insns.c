@@ -3,11 +3,11 @@
  * A qemu plugin that counts the guest's instructions by translation block.
  *
  * Counting starts and stops each time the guest calls the function at
- * "toggle=ADDRESS". At the end it writes a line "address instructions" for each
- * block that ran to "out=FILE".
+ * "toggle=ADDRESS". At the end the plugin writes a line "address instructions" for
+ * each block that ran to "out=FILE".
  *
- * Debian ships no header for qemu's plugin interface; what is used of it stands
- * here (qemu's documentation: "QEMU TCG Plugins").
+ * Debian ships no header for qemu's plugin interface, so the parts in use are
+ * declared here (qemu's documentation: "QEMU TCG Plugins").
  */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -32,7 +32,7 @@ void qemu_plugin_register_atexit_cb(qemu_plugin_id_t id, atexit_cb cb,
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
 uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *tb);
 
-/* The oldest version that has all of the above. */
+/* This is the oldest version that has all functions in use. */
 EXPORT int qemu_plugin_version = 2;
 EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc,
 			       char **argv);
