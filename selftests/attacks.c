@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What an attacker, or several threads at once, could do to a connection of friends and
- * not to one on the wire. Each test runs over both, and over friends it first sees that
- * they carry data.
+ * These tests do what an attacker, or several threads at once, could do to a connection of
+ * friends and not to one on the wire. Each test runs over both paths. Over friends, it
+ * first checks that they carry data.
  *
- * Nothing is promised to a connection into which somebody forges segments but this: the
- * kernel survives, and no byte is read that neither the peer nor the forger has sent.
+ * A connection into which segments are forged has only this guarantee: the kernel survives,
+ * and no byte is read that neither the peer nor the forger has sent.
  */
 
 #include <signal.h>
@@ -20,7 +20,7 @@
 FIXTURE(attacks) {
 	int client;
 	int server;
-	int right;			/* to have faults that last */
+	int right;			/* descriptor of /dev/userfaultfd, or -1 */
 	int raw;
 	uint32_t isn[2];
 	union endpoint at[2];
@@ -75,14 +75,14 @@ FIXTURE_TEARDOWN(attacks)
 		}							\
 	} while (0)
 
-/* A network namespace of root's, in which friends are on or off. */
+/* Enter a network namespace of root's, in which friends are on or off. */
 static void as_root(struct __test_metadata *_metadata, self_t *self)
 {
 	ASSERT_TRUE(enter_netns(_metadata, self->witness.friends));
 	witness_begin(&self->witness);
 }
 
-/* One of nobody's, in a user namespace of its own. */
+/* Enter a network namespace of the user nobody, in a user namespace of its own. */
 static void as_nobody(struct __test_metadata *_metadata, self_t *self)
 {
 	ASSERT_TRUE(become_nobody()) TH_LOG("no user namespace: %m");
@@ -94,7 +94,7 @@ static void as_nobody(struct __test_metadata *_metadata, self_t *self)
 	witness_begin(&self->witness);
 }
 
-/* Friends carry what the client sends; nothing is left to read. */
+/* Send from the client until friends carry the data. Nothing is left to read. */
 static void prove_carried(struct __test_metadata *_metadata, self_t *self)
 {
 	uint64_t end = now_ms() + patience(2000), before = friends_stat("bytes");
@@ -109,7 +109,7 @@ static void prove_carried(struct __test_metadata *_metadata, self_t *self)
 	} while (friends_stat("bytes") == before);
 }
 
-/* The connection that is attacked, whose sequence numbers are known. */
+/* Open the connection that is attacked, and learn its sequence numbers. */
 static void open_victim(struct __test_metadata *_metadata, self_t *self, variant_t *variant,
 			const struct connect_options *o)
 {
@@ -128,12 +128,12 @@ static void open_victim(struct __test_metadata *_metadata, self_t *self, variant
 	ASSERT_LE(0, self->raw) TH_LOG("a raw socket: %m");
 	self->sent[0] = 0;
 	self->sent[1] = 0;
-	/* Urgent bytes must not shift what is behind them. */
+	/* Urgent bytes are read in line, so that they do not shift the bytes behind them. */
 	set_int(_metadata, self->server, SOL_SOCKET, SO_OOBINLINE, 1);
 	prove_carried(_metadata, self);
 }
 
-/* By resets: the FINs of ends that do not agree any more would be sent for a long time. */
+/* Close both ends by resets, because ends that disagree would send their FINs for a long time. */
 static void close_victim(self_t *self)
 {
 	abort_connection(self->client);
@@ -144,7 +144,7 @@ static void close_victim(self_t *self)
 	self->raw = -1;
 }
 
-/* As if from the client, @ahead bytes ahead of what it has sent. */
+/* Send a segment as if from the client, @ahead bytes ahead of what the client has sent. */
 static void forge_to_server(struct __test_metadata *_metadata, self_t *self, int flags,
 			    int32_t ahead, const void *data, size_t len)
 {
@@ -159,7 +159,7 @@ static void forge_to_server(struct __test_metadata *_metadata, self_t *self, int
 	ASSERT_TRUE(forge(self->raw, &s)) TH_LOG("forge: %m");
 }
 
-/* ---- a forged segment into a receiver that is owned ---- */
+/* ---- a forged segment into a receiver that is owned by user ---- */
 
 #define FORGED		1000
 #define FORGED_BYTE	'F'
@@ -172,7 +172,7 @@ struct owner {
 	pthread_t thread;
 };
 
-/* Owns the socket until the fault is over. */
+/* Keep the socket owned by user until the fault is over. */
 static void *own_by_fault(void *arg)
 {
 	struct owner *o = arg;
@@ -181,7 +181,7 @@ static void *own_by_fault(void *arg)
 	return NULL;
 }
 
-/* Owns it most of the time. */
+/* Keep the socket owned by user most of the time. */
 static void *own_by_peeking(void *arg)
 {
 	struct owner *o = arg;
@@ -200,7 +200,7 @@ static int readable(struct __test_metadata *_metadata, int fd)
 	return n;
 }
 
-/* All that is there now. Each byte is the peer's in its place, or the forger's. */
+/* Read all bytes that are there. Each is the peer's byte for its position, or the forger's. */
 static void read_what_is_there(struct __test_metadata *_metadata, int fd, uint64_t *pos)
 {
 	static char buf[MIB], right[MIB];
@@ -222,7 +222,7 @@ static void read_what_is_there(struct __test_metadata *_metadata, int fd, uint64
 	readable(_metadata, fd);
 }
 
-/* Lengths that are sound, and one that is not. */
+/* Receive without a copy, with lengths that are sound, and with one that is not. */
 static void receive_without_copy(struct __test_metadata *_metadata, int fd)
 {
 	static char copy[65536];
@@ -246,7 +246,7 @@ static void receive_without_copy(struct __test_metadata *_metadata, int fd)
 	readable(_metadata, fd);
 }
 
-/* What becomes of the server's end, whatever was forged. */
+/* Use the server's end in many ways after the attack, whatever was forged. */
 static void look_over(struct __test_metadata *_metadata, self_t *self, uint64_t pos)
 {
 	int i;
@@ -266,8 +266,8 @@ static void look_over(struct __test_metadata *_metadata, self_t *self, uint64_t 
 }
 
 /*
- * The forged segment waits in the backlog of an owned receiver. The friend's bytes come
- * before it, behind it, or both.
+ * Forge a segment that waits in the backlog of a receiver that is owned by user. The
+ * friend's bytes come before the segment, after it, or both.
  */
 static void forge_into_owned(struct __test_metadata *_metadata, self_t *self,
 			     variant_t *variant, int flags, int32_t ahead, size_t len)
@@ -320,7 +320,7 @@ TEST_F(attacks, forged_data)
 	forge_into_owned(_metadata, self, variant, ACK | PSH, 0, FORGED);
 }
 
-/* There is a gap before it. */
+/* There is a gap before the forged bytes. */
 TEST_F(attacks, forged_ahead)
 {
 	forge_into_owned(_metadata, self, variant, ACK | PSH, 50, FORGED);
@@ -351,7 +351,7 @@ TEST_F(attacks, forged_syn)
 	forge_into_owned(_metadata, self, variant, SYN, 0, 0);
 }
 
-/* The owner comes and goes, so that the race has all its outcomes. */
+/* The receiver is not always owned by user, so that the race has all its outcomes. */
 TEST_F_TIMEOUT(attacks, forged_beside_peeking, 60)
 {
 	const struct connect_options o = { .rcvbuf = 4 * MIB };
@@ -383,12 +383,12 @@ TEST_F_TIMEOUT(attacks, forged_beside_peeking, 60)
 	EXPECT_CARRIED_ANY();
 }
 
-/* ---- memory of owned receivers ---- */
+/* ---- memory of receivers that are owned by user ---- */
 
 #define OWNED		32
 #define OWNED_BYTES	MIB
 
-/* What one measurement found, in bytes. */
+/* This is what one measurement found, in bytes. */
 struct account {
 	int64_t sender, receiver, tcp, most;
 };
@@ -407,7 +407,7 @@ static int64_t number_in(struct __test_metadata *_metadata, const char *dir, con
 	return value;
 }
 
-/* All of the host's TCP memory. */
+/* Return how many bytes all TCP sockets of the host are charged. */
 static int64_t tcp_memory(void)
 {
 	FILE *f = fopen("/proc/net/sockstat", "r");
@@ -425,7 +425,7 @@ static int64_t tcp_memory(void)
 	return pages * (int64_t)PAGE;
 }
 
-/* Which bytes are the most there were while all is let go, in @ms. */
+/* Return the most bytes that @g is charged within @ms, while the owners release their sockets. */
 static int64_t most_charged(struct __test_metadata *_metadata, const struct group *g, int ms)
 {
 	uint64_t end = now_ms() + ms;
@@ -440,8 +440,9 @@ static int64_t most_charged(struct __test_metadata *_metadata, const struct grou
 }
 
 /*
- * What both cgroups and TCP are charged for bytes that go to owned receivers, and what the
- * receivers' cgroup is charged at most when these let go.
+ * Measure what both cgroups and TCP are charged for bytes that go to receivers that are
+ * owned by user, and the most that the receivers' cgroup is charged when their owners
+ * release them.
  */
 static void measure(struct __test_metadata *_metadata, self_t *self, variant_t *variant,
 		    bool friends, struct account *a)
@@ -468,7 +469,7 @@ static void measure(struct __test_metadata *_metadata, self_t *self, variant_t *
 		server[i] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 		ASSERT_LE(0, server[i]);
 	}
-	/* What this process takes for itself is neither's. */
+	/* Neither cgroup is charged for the memory of this process. */
 	ASSERT_TRUE(write_file(CGROUPS, "cgroup.procs", "0"));
 	close(listener);
 
@@ -522,10 +523,11 @@ static bool within(int64_t a, int64_t b, int64_t of)
 }
 
 /*
- * Both cgroups and TCP are charged for them as on the wire, within a twentieth of what was
- * written. What comes when the owners let go passes memory.max by no more than the wire's,
- * which charges by force, too, where it cannot wait: mostly by all that memory.max left no
- * room for. Others use TCP's memory, so that only one of a few looks need be right.
+ * Both cgroups and TCP are charged for the bytes as on the wire, within a twentieth of what
+ * was written. When the owners release their sockets, the data exceeds memory.max by no
+ * more than on the wire. The wire also charges by force where it cannot wait, and mostly
+ * exceeds memory.max by all bytes for which there was no room. Other sockets use TCP's
+ * memory, too, so only one of a few measurements has to be right.
  */
 TEST_F_TIMEOUT(attacks, memory_of_owned, 120)
 {
@@ -542,12 +544,12 @@ TEST_F_TIMEOUT(attacks, memory_of_owned, 120)
 		SKIP(return, "no cgroups with memory at " CGROUPS);
 	}
 	group_end(&probe);
-	/* Each processor keeps pages of TCP's memory for itself. */
+	/* Each CPU keeps some pages of TCP's memory. */
 	run_on(_metadata, sched_getcpu());
 	for (i = 0; i < 3; i++) {
 		measure(_metadata, self, variant, false, &wire);
 		measure(_metadata, self, variant, variant->friends, &here);
-		/* By how much the wire itself goes beyond it differs from run to run. */
+		/* The excess of the wire itself differs from run to run. */
 		most = wire.most > most ? wire.most : most;
 		if (within(wire.tcp, here.tcp, written) && here.most <= most + written / 8)
 			break;
@@ -569,7 +571,7 @@ TEST_F_TIMEOUT(attacks, memory_of_owned, 120)
 #define UNREAD		24
 #define UNREAD_ROOM	(16 * (int64_t)MIB)
 
-/* Writes to each in turn, until none takes more for a while; nobody reads. */
+/* Write to each socket in turn, until none takes more for a while. Nothing is read. */
 static uint64_t fill_all(const int *fds, int n)
 {
 	static char buf[32 * 1024];
@@ -592,9 +594,9 @@ static uint64_t fill_all(const int *fds, int n)
 }
 
 /*
- * What friends bring to receivers that do not read passes the memory.max of their cgroup by
- * less than 128 KiB each, though all is charged by force, with bottom halves off. The wire's
- * passes it by all that was offered as a window.
+ * Data that friends move to receivers that do not read exceeds the memory.max of their
+ * cgroup by less than 128 KiB for each receiver, although all data is charged by force,
+ * with bottom halves off. On the wire, the excess is all data that was offered as a window.
  */
 TEST_F_TIMEOUT(attacks, memory_of_unread, 120)
 {
@@ -622,7 +624,7 @@ TEST_F_TIMEOUT(attacks, memory_of_unread, 120)
 		ASSERT_LE(0, server[i]);
 		talk(_metadata, client[i], server[i]);
 	}
-	/* What this process takes for itself is neither's. */
+	/* Neither cgroup is charged for the memory of this process. */
 	ASSERT_TRUE(write_file(CGROUPS, "cgroup.procs", "0"));
 	close(listener);
 	if (variant->friends)
@@ -636,7 +638,7 @@ TEST_F_TIMEOUT(attacks, memory_of_unread, 120)
 	beyond = number_in(_metadata, receives.dir, "memory.peak") - limit;
 	TH_LOG("of %" PRIu64 " KiB written %" PRId64 " are beyond memory.max", sent >> 10,
 	       beyond >> 10);
-	/* Vacuous if it is not reached. */
+	/* The test is vacuous if memory.max is not reached. */
 	EXPECT_LT(0, beyond);
 	if (variant->friends) {
 		EXPECT_GT(UNREAD * 128 * 1024, beyond);
@@ -691,7 +693,7 @@ static void *cut_writer(void *arg)
 	return NULL;
 }
 
-/* Whoever asks next, of three that can, is told, and nobody after it. */
+/* Return the error of the next call, one of three that can report it. No later call may. */
 static int told_next(int fd, int who)
 {
 	char c;
@@ -717,8 +719,9 @@ static void expect_over(struct __test_metadata *_metadata, int fd)
 	EXPECT_EQ(0, so_error(fd));
 }
 
-/* Bytes that the client has not sent make the server acknowledge more than there is. Whatever it
- * sends then is refused for that, and friends bring it neither.
+/* Bytes that the client has not sent make the server acknowledge more than there is. The
+ * client therefore refuses whatever the server sends then, and friends must not move it
+ * either.
  */
 TEST_F(attacks, ack_of_nothing)
 {
@@ -739,9 +742,9 @@ TEST_F(attacks, ack_of_nothing)
 }
 
 /*
- * A write() that has sent some bytes tells how many, and the next call why there were not
- * more. An end that closes with bytes unread may have none at that moment: its FIN comes
- * first then, and the error is EPIPE.
+ * A write() that has sent some bytes returns their number, and the next call reports why
+ * there were not more. An end that closes with bytes unread may have none at that moment.
+ * Its FIN then comes first, and the error is EPIPE.
  */
 TEST_F_TIMEOUT(attacks, reset_in_a_write, 90)
 {
@@ -768,7 +771,7 @@ TEST_F_TIMEOUT(attacks, reset_in_a_write, 90)
 		n = send(self->client, buf, LARGE, MSG_NOSIGNAL);
 		pthread_join(c.thread, NULL);
 		self->server = -1;
-		/* All that is under way has come. */
+		/* Everything that was under way has arrived then. */
 		sleep_ms(patience(2));
 		if (n > 0 && n < (ssize_t)LARGE) {
 			partial++;
@@ -790,7 +793,7 @@ TEST_F_TIMEOUT(attacks, reset_in_a_write, 90)
 	EXPECT_CARRIED_ANY();
 }
 
-/* A read() that has got some bytes gives them, and the next call tells of the reset. */
+/* A read() that has got some bytes returns them, and the next call reports the reset. */
 TEST_F_TIMEOUT(attacks, reset_in_a_read, 90)
 {
 	const uint64_t rounds = slow() ? 30 : 100;
@@ -812,7 +815,7 @@ TEST_F_TIMEOUT(attacks, reset_in_a_read, 90)
 			.fd = self->client, .after = prng(&state) % (LARGE / 4),
 		};
 		ASSERT_EQ(0, pthread_create(&c.thread, NULL, cut_writer, &c));
-		/* It waits for more than will come. */
+		/* This read waits for more bytes than will come. */
 		n = recv(self->server, buf, LARGE, MSG_WAITALL);
 		err = n < 0 ? errno : 0;
 		pthread_join(c.thread, NULL);
@@ -820,7 +823,7 @@ TEST_F_TIMEOUT(attacks, reset_in_a_read, 90)
 		sleep_ms(patience(2));
 		partial += n > 0;
 		told = err == ECONNRESET;
-		/* Bytes may have come behind a read that was cut. */
+		/* More bytes may have come after a read that was cut short. */
 		while (!told && (n = recv(self->server, buf, LARGE, MSG_DONTWAIT)) > 0)
 			;
 		if (!told && n < 0 && errno == ECONNRESET)
@@ -838,11 +841,11 @@ TEST_F_TIMEOUT(attacks, reset_in_a_read, 90)
 	EXPECT_CARRIED_ANY();
 }
 
-/* ---- a call is one ---- */
+/* ---- calls that must not be torn ---- */
 
 #define RECORD	(512 * 1024)
 
-/* What makes a call slow in its middle. */
+/* This is what makes a call slow in its middle. */
 enum trouble { NONE, FRESH_PAGES, SLOW_PAGES, SIGNALS };
 
 struct writer {
@@ -868,7 +871,7 @@ static void begin_signals(void)
 	sigaction(SIGUSR1, &sa, NULL);
 }
 
-/* Pages that come late, and only when they are asked for. */
+/* Supply pages late, and only when they are asked for. */
 static void *supply(void *arg)
 {
 	struct writer *w = arg;
@@ -883,16 +886,16 @@ static void *supply(void *arg)
 	return NULL;
 }
 
-/* One page of so many comes late, the first of each lot. */
+/* In each group of SLOW_OF pages, the first one comes late. */
 #define SLOW_OF		16
 
-/* The record in pages that no access has touched yet, where that is the trouble. */
+/* Return the record, in pages that no access has touched yet where the trouble asks for it. */
 static char *fresh(struct writer *w)
 {
 	size_t at;
 
 	if (w->trouble == SLOW_PAGES) {
-		/* In the middle of a call, not at its start. */
+		/* The fault is in the middle of a call, not at its start. */
 		for (at = PAGE; at < RECORD; at += SLOW_OF * PAGE)
 			madvise(w->faults.pages + at, PAGE, MADV_DONTNEED);
 		return w->faults.pages;
@@ -955,7 +958,7 @@ static void writer_end(struct writer *w)
 	close(w->memory);
 }
 
-/* A connection whose send buffer takes all that the threads write at once. */
+/* Open a connection whose send buffer takes all that the threads write at once. */
 static void open_roomy(struct __test_metadata *_metadata, self_t *self, variant_t *variant)
 {
 	open_connection(_metadata, variant->ends, NULL, &self->client, &self->server);
@@ -972,8 +975,8 @@ static uint64_t rounds_of(enum trouble trouble)
 }
 
 /*
- * Two threads write records at once. There is room for both, so that TCP lets neither go
- * before its record is taken: each arrives in one piece.
+ * Two threads write records at once. There is room for both, so TCP does not release the
+ * socket before it has taken a whole record. Each record therefore arrives in one piece.
  */
 static void write_at_once(struct __test_metadata *_metadata, self_t *self, variant_t *variant,
 			  enum trouble trouble)
@@ -1057,7 +1060,7 @@ static void *shut(void *arg)
 	struct timespec ts;
 
 	pthread_barrier_wait(s->go);
-	/* Shorter than what a sleep can be. */
+	/* No sleep is that short. */
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	end = ts.tv_sec * 1000000ULL + ts.tv_nsec / 1000 + s->us;
 	do {
@@ -1068,7 +1071,7 @@ static void *shut(void *arg)
 	return NULL;
 }
 
-/* The end of a stream comes before a write or behind it. */
+/* The end of a stream must come before or after a write, not inside it. */
 static void shut_beside_write(struct __test_metadata *_metadata, self_t *self,
 			      variant_t *variant, enum trouble trouble)
 {
@@ -1125,8 +1128,9 @@ TEST_F_TIMEOUT(attacks, end_beside_a_slow_write, 60)
 }
 
 /*
- * Numbered bytes: four of them are a number of 28 bits, and only the first of these has its
- * highest bit set, so that they tell where in the stream they are.
+ * Return the byte at @pos of a stream of numbered bytes. Four bytes are a number of 28
+ * bits, and only the first of them has its highest bit set, so the bytes show their
+ * position.
  */
 static uint8_t numbered(uint64_t pos)
 {
@@ -1135,7 +1139,7 @@ static uint8_t numbered(uint64_t pos)
 	return (number >> 7 * (3 - pos % 4) & 0x7f) | (pos % 4 ? 0 : 0x80);
 }
 
-/* The position of the first byte; what is too short to tell is -1. */
+/* Return the position of the first byte, or -1 if @buf is too short to tell. */
 static int64_t position_of(const uint8_t *buf, size_t len)
 {
 	uint64_t number = 0;
@@ -1232,7 +1236,7 @@ static void *feed_numbered(void *arg)
 	return NULL;
 }
 
-/* Two threads read: what a call returns is contiguous, and together they get all. */
+/* Two threads read at once. Each call returns contiguous bytes, and together they get all. */
 static void read_at_once(struct __test_metadata *_metadata, self_t *self, variant_t *variant,
 			 size_t least, size_t most, enum trouble trouble)
 {
@@ -1296,7 +1300,7 @@ TEST_F_TIMEOUT(attacks, reads_with_signals, 60)
 
 /* ---- what a friend leaves behind ---- */
 
-/* A namespace that veth joins to ours. */
+/* Create a namespace that veth joins to ours. */
 static int remote_host(struct __test_metadata *_metadata)
 {
 	int here, there;
@@ -1331,9 +1335,9 @@ static const char *address_at(enum ends ends, bool remote)
 }
 
 /*
- * @here is a connection's end in our namespace, @there the other one. @isn are the initial
- * sequence numbers, of @here first; nobody has sent anything yet. Data with an ACK that is
- * older than the largest window is refused, by RFC 5961 section 5.2.
+ * Check that data with an ACK that is older than the largest window is refused (RFC 5961,
+ * section 5.2). @here is the connection's end in our namespace, and @there the other end.
+ * @isn are the initial sequence numbers, that of @here first. Nothing has been sent yet.
  */
 static void expect_old_ack_refused(struct __test_metadata *_metadata, int raw, int here,
 				   int there, const uint32_t isn[2])
@@ -1365,13 +1369,13 @@ static void expect_old_ack_refused(struct __test_metadata *_metadata, int raw, i
 	expect_acked(_metadata, here);
 
 	s.seq = isn[1] + 1;
-	/* Within what was ever acknowledged, and far older than the window. */
+	/* This number was acknowledged once, and is far older than the window. */
 	s.ack = isn[0] + 1 + 1000;
 	ASSERT_TRUE(forge(raw, &s)) TH_LOG("forge: %m");
 	sleep_ms(patience(200));
 	ASSERT_EQ(0, ioctl(here, SIOCINQ, &n));
 	EXPECT_EQ(0, n) TH_LOG("data with an ACK of long ago was accepted");
-	/* Else it was refused for something else. */
+	/* With a current ACK the data is accepted, so only the old ACK was the reason. */
 	s.ack = isn[0] + 1 + sent;
 	s.seq += n;
 	ASSERT_TRUE(forge(raw, &s)) TH_LOG("forge: %m");
@@ -1380,7 +1384,7 @@ static void expect_old_ack_refused(struct __test_metadata *_metadata, int raw, i
 	EXPECT_LE((int)sizeof(data), n);
 }
 
-/* A friend, once. Returns the socket, which is none's now. */
+/* Pair a socket, and disconnect it. Return the socket, which has no friend any more. */
 static int had_a_friend(struct __test_metadata *_metadata, self_t *self, variant_t *variant)
 {
 	struct sockaddr none = { .sa_family = AF_UNSPEC };
@@ -1398,7 +1402,7 @@ static int had_a_friend(struct __test_metadata *_metadata, self_t *self, variant
 	return fd;
 }
 
-/* Nobody in this namespace has a friend. */
+/* Check that no socket of this namespace has a friend. */
 static void expect_no_lines(struct __test_metadata *_metadata)
 {
 	FILE *f = fopen("/proc/thread-self/net/tcp_friends", "r");
@@ -1471,7 +1475,7 @@ TEST_F(attacks, disconnected_friend)
 	EXPECT_CARRIED_ANY();
 }
 
-/* It listens now, and what it accepts is a copy of it. */
+/* A socket that had a friend listens. The socket that it accepts is a copy of it. */
 TEST_F(attacks, child_of_a_friend)
 {
 	const struct connect_options small = { .rcvbuf = 8192 };

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# What attacks.c cannot do by itself: an skb from the memory reserves, and a kernel that was
-# booted to leave nothing in freed memory. Both are everybody's.
+# These tests do what attacks.c cannot do by itself: they allocate skbs from the memory reserves,
+# and they need a kernel that was booted to leave nothing in freed memory. Both affect the whole
+# machine.
 
 . "$(dirname "$0")/lib/common.sh"
 
@@ -44,9 +45,9 @@ direct()
 	check_err $? "dd $* failed"
 }
 
-# A block device's sender may use the memory reserves (PF_MEMALLOC), and does where each
-# second allocation fails. Such an skb must never wait in the backlog of a socket that may
-# not use them: the kernel stops then (BUG_ON() in __sk_backlog_rcv()).
+# The sender of a block device may use the memory reserves (PF_MEMALLOC). It does so here, since
+# every second allocation fails. Such an skb must never wait in the backlog of a socket that may not
+# use the reserves: the kernel stops then (BUG_ON() in __sk_backlog_rcv()).
 reserves()
 {
 	local friends=$1 ns='' before size
@@ -105,15 +106,15 @@ reserves_friends()
 	reserves 1
 }
 
-# Pages that TCP is charged with.
+# Prints the number of pages that TCP is charged with.
 pages()
 {
 	awk '$1 == "TCP:" { for (i = 2; i < NF; i++) if ($i == "mem") print $(i + 1) }' \
 		/proc/net/sockstat
 }
 
-# Where memory is cleared when it is freed (init_on_free=1), nothing is kept instead of being
-# freed: behind a burst there is nothing for the shrinker to take.
+# If memory is cleared when it is freed (init_on_free=1), the skb cache keeps nothing. So after a
+# burst the shrinker has nothing to take.
 kept()
 {
 	local friends=$1 ns='' before after
@@ -132,7 +133,7 @@ kept()
 	[ "$friends" = 0 ] || [ "$(friends_stat "$ns" bytes)" -gt 0 ]
 	check_err $? "vacuous: friends moved nothing"
 	after=$(pages)
-	# Each processor holds up to 1 MiB back, whoever sends.
+	# Each processor holds back up to 1 MiB, for friends and for the wire.
 	[ "$after" -le $((before + 256 * $(nproc))) ]
 	check_err $? "TCP is charged with $after pages, and was with $before"
 	echo 2 >/proc/sys/vm/drop_caches

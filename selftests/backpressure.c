@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Full receivers and full senders: who waits, how much fits, who is woken. */
+/*
+ * These tests fill receivers and senders, and check which calls wait, how much fits, and
+ * what is woken.
+ */
 
 #include <linux/sock_diag.h>
 
@@ -9,7 +12,7 @@
 
 CONNECTION_FIXTURE(backpressure);
 
-/* Write until nothing more goes in, also not @quiet ms later. */
+/* Write until nothing more fits, not even @quiet ms later. Return the position. */
 static uint64_t fill(struct __test_metadata *_metadata, int fd, uint64_t seed,
 		     uint64_t pos, size_t chunk, int quiet)
 {
@@ -44,8 +47,8 @@ static uint32_t meminfo(struct __test_metadata *_metadata, int fd, int what)
 }
 
 /*
- * With both buffers of a known size: at least what the sender asked for fits
- * in, and not many times of it.
+ * If both buffers have a known size, at least what the sender asked for fits,
+ * and not many times as much.
  */
 static void eagain(struct __test_metadata *_metadata, int client, int server,
 		   uint64_t least, uint64_t most, size_t chunk, uint64_t *sent)
@@ -64,7 +67,7 @@ static void eagain(struct __test_metadata *_metadata, int client, int server,
 	recv_pattern(_metadata, server, SEED, 0, first);
 	EXPECT_EQ(POLLOUT, wait_for(client, POLLOUT, patience(AT_ONCE)));
 
-	/* And again, in the sockets' later life. */
+	/* The result must not change later in the life of the sockets. */
 	second = fill(_metadata, client, SEED, first, chunk, QUIET);
 	EXPECT_GE(second - first, least);
 	recv_pattern(_metadata, server, SEED, first, second - first);
@@ -110,7 +113,7 @@ TEST_F(backpressure, eagain_default_buffers)
 	EXPECT_CARRIED(sent);
 }
 
-/* Many messages, each of which may cost far more than its bytes. */
+/* The sender sends many messages, each of which may cost far more than its bytes. */
 TEST_F(backpressure, eagain_small_writes)
 {
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
@@ -125,7 +128,7 @@ TEST_F(backpressure, eagain_small_writes)
 	EXPECT_CARRIED(sent);
 }
 
-/* Both write until nobody can, then both read: no deadlock. */
+/* Both ends write until neither can, then both read. There must be no deadlock. */
 TEST_F(backpressure, both_full)
 {
 	uint64_t there, back;
@@ -160,9 +163,10 @@ static void *blocked_write(void *arg)
 }
 
 /*
- * How many rounds may take longer than AT_ONCE. A lost wake-up waits for the
- * probe timer, 200 ms; but this machine may have been busy elsewhere, and the
- * wire itself is late when it had to drop a segment that found no room.
+ * Return how many rounds may take longer than AT_ONCE. A lost wake-up waits for
+ * the probe timer, 200 ms. However, this machine may have been busy with
+ * something else, and the wire itself is late when it had to drop a segment
+ * that found no room.
  */
 static int late_allowed(bool friends, int rounds)
 {
@@ -171,7 +175,7 @@ static int late_allowed(bool friends, int rounds)
 	return slow() ? rounds / 5 : 1 + rounds / 100;
 }
 
-/* A blocked writer goes on as soon as the reader made room, no later. */
+/* A blocked writer goes on as soon as the reader has made room, not later. */
 TEST_F(backpressure, blocked_writer_wakes)
 {
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
@@ -189,7 +193,7 @@ TEST_F(backpressure, blocked_writer_wakes)
 		b = (struct blocked){ .fd = self->client, .pos = end };
 		ASSERT_EQ(0, pthread_create(&thread, NULL, blocked_write, &b));
 		sleep_ms(prng(&state) % 10);
-		/* In one piece, or a little first. */
+		/* Read all in one piece, or a little first. */
 		if (prng(&state) % 2) {
 			piece = random_size(&state, end - pos);
 			recv_pattern(_metadata, self->server, SEED, pos, piece);
@@ -215,8 +219,9 @@ TEST_F(backpressure, blocked_writer_wakes)
 }
 
 /*
- * Read until there is nothing, or until so much was read that the writer must
- * be keeping up: then this tells nothing. True when empty.
+ * Read until the queue is empty, and return true. Return false once so much was
+ * read that the writer must be keeping up, because the round then proves
+ * nothing.
  */
 static bool drain(struct __test_metadata *_metadata, int fd, uint64_t *pos)
 {
@@ -239,10 +244,10 @@ static bool drain(struct __test_metadata *_metadata, int fd, uint64_t *pos)
 }
 
 /*
- * A writer that always has more (but for a rest now and then, or it might keep
- * up with any reader), and a reader that sleeps and drains at random. Whenever
- * the reader has emptied its queue there is room everywhere, so more must come
- * at once.
+ * The writer always has more data, but rests now and then, or it might keep up
+ * with any reader. The reader sleeps and drains at random. Whenever the reader
+ * has emptied its queue there is room everywhere, so more data must come at
+ * once.
  */
 static uint64_t random_drain(struct __test_metadata *_metadata, int client,
 			     int server, bool friends, int rounds)
@@ -260,7 +265,7 @@ static uint64_t random_drain(struct __test_metadata *_metadata, int client,
 	half_start(&out);
 	for (i = 0; i < rounds; i++) {
 		sleep_ms(prng(&state) % 15);
-		/* Sometimes a little, so that the window may stay shut. */
+		/* Sometimes read only a little, so that the window may stay shut. */
 		if (prng(&state) % 2) {
 			len = random_size(&state, 20000);
 			recv_pattern(_metadata, server, SEED, pos, len);
@@ -311,7 +316,7 @@ TEST_F(backpressure, random_drain_64k_buffers)
 				    variant->friends, scaled(200)));
 }
 
-/* SO_SNDTIMEO: a write to a full receiver ends with EAGAIN in time. */
+/* With SO_SNDTIMEO, a write to a full receiver ends with EAGAIN in time. */
 TEST_F(backpressure, send_timeout)
 {
 	struct timeval tv = { .tv_usec = 100000 };
@@ -383,9 +388,9 @@ static void *pour(void *arg)
 }
 
 /*
- * Large writes, and a reader who keeps up. No ACK may come so late that it is
- * taken for a forged one (RFC 5961, section 5.2) and not heard: a writer who
- * waits for the room that it tells of would wait for the probe timer.
+ * Large writes go to a reader that keeps up. No ACK may come so late that it is
+ * taken for a forged one (RFC 5961, section 5.2) and ignored. A writer that
+ * waits for the room that such an ACK announces would wait for the probe timer.
  */
 TEST_F(backpressure, acks_are_heard)
 {
@@ -406,8 +411,8 @@ TEST_F(backpressure, acks_are_heard)
 }
 
 /*
- * Requests and responses under Nagle's algorithm while, twenty times a second, one
- * takes the wire. Friends' bytes carry no ACK: did nobody send one, the next
+ * Requests and responses are sent under Nagle's algorithm. Twenty times a second, one of
+ * them takes the wire. Data that friends move carries no ACK. If no ACK were sent, the next
  * request would wait for a delayed one, 40 ms.
  */
 TEST_F(backpressure, requests_do_not_wait_for_acks)
@@ -425,7 +430,7 @@ TEST_F(backpressure, requests_do_not_wait_for_acks)
 		recv_pattern(_metadata, self->client, SEED, at, 100);
 		late += now_ms() - began >= 35;
 	}
-	/* Else there are forty, in the few rounds that are left. */
+	/* If no ACK were sent, forty of the few remaining rounds would be late. */
 	if (variant->friends) {
 		EXPECT_GE(slow() ? 20 : 5, late);
 		EXPECT_LT(5, friends_stat("wire_revalidate"));
@@ -435,8 +440,8 @@ TEST_F(backpressure, requests_do_not_wait_for_acks)
 }
 
 /*
- * Who comes back to the wire finds a window for all that the receiver can take, whatever
- * friends have left of the one that the wire was last told of.
+ * A sender that returns to the wire finds a window for all that the receiver can take,
+ * however much friends have used of the window that the wire offered last.
  */
 TEST_F(backpressure, wire_finds_a_window)
 {
@@ -451,7 +456,7 @@ TEST_F(backpressure, wire_finds_a_window)
 	set_int(_metadata, self->client, SOL_SOCKET, SO_MAX_PACING_RATE, -2);
 	send_pattern(_metadata, self->client, SEED, at, large, 0);
 	end = now_ms() + 100;
-	/* The congestion window and pacing want a few ACKs; a probe timer takes 200 ms. */
+	/* The congestion window and pacing need a few ACKs. A probe timer takes 200 ms. */
 	do {
 		ASSERT_EQ(0, ioctl(self->client, SIOCOUTQNSD, &unsent));
 		usleep(1000);

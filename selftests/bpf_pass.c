@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A BPF program that lets all pass, for as long as this process lives:
+ * This program attaches a BPF program that passes everything, for as long as this process
+ * lives:
  *
  * bpf_pass driver|generic DEVICE: XDP, in the device's driver or in the stack
- * bpf_pass egress|ingress DIR: of what the sockets of a cgroup send or receive
+ * bpf_pass egress|ingress DIR: for what the sockets of a cgroup send or receive
  *
- * Or one of XDP in the stack that sends what comes in to some other devices instead:
+ * Or it attaches an XDP program in the stack that sends incoming packets to other devices:
  *
  * bpf_pass spread DEVICE TO...
  *
- * Says "attached" when it is there.
+ * It prints "attached" when the BPF program is attached.
  */
 
 #include <errno.h>
@@ -63,7 +64,7 @@ static int load(const struct way *way)
 	return load_insns(way, insns, 2);
 }
 
-/* The map with the devices of those names, of which there are n. */
+/* Create a map of the @n devices with those @names. Return its descriptor, or -1. */
 static int devices(char **names, int n)
 {
 	union bpf_attr new = {
@@ -88,7 +89,7 @@ static int devices(char **names, int n)
 	return map;
 }
 
-/* return bpf_redirect_map(map, 0, BPF_F_BROADCAST) */
+/* The program is: return bpf_redirect_map(map, 0, BPF_F_BROADCAST) */
 static int load_spread(const struct way *way, int map)
 {
 	const struct bpf_insn insns[] = {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Much data, both ways at once: every byte once, in order. */
+/* These tests stream much data both ways at once. Each byte must arrive once, and in order. */
 
 #include <signal.h>
 #include <sys/time.h>
@@ -12,7 +12,7 @@
 
 CONNECTION_FIXTURE(bulk);
 
-/* A thread for each direction at each end. */
+/* Run a thread for each direction at each end. */
 static void run_threads(struct __test_metadata *_metadata, struct half *h,
 			int n)
 {
@@ -39,7 +39,10 @@ TEST_F(bulk, both_ways)
 
 TEST_F(bulk, small_writes)
 {
-	/* A write that finds a lock taken goes by the wire, with those behind it until its ACK. */
+	/*
+	 * A write that finds a lock taken falls back, and so do the writes behind it until
+	 * its ACK.
+	 */
 	uint64_t size = scaled(4 * MIB);
 	struct half h[4];
 	int i;
@@ -67,7 +70,7 @@ TEST_F(bulk, nonblocking)
 	int i;
 
 	halves_init(h, self->client, self->server, SEED, size);
-	/* A thread polls both halves of an end. */
+	/* One thread polls both halves of an end. */
 	end[0][0] = h[0];
 	end[0][1] = h[3];
 	end[1][0] = h[2];
@@ -120,7 +123,7 @@ TEST_F(bulk, many_connections)
 	EXPECT_CARRIED(8 * 2 * size);
 }
 
-/* On the wire this is slow: windows this small bring SWS avoidance to life. */
+/* This is slow on the wire, because windows this small bring SWS avoidance to life. */
 TEST_F(bulk, tiny_buffers)
 {
 	const struct connect_options tiny = { .sndbuf = 4096, .rcvbuf = 4096 };
@@ -138,7 +141,7 @@ TEST_F(bulk, tiny_buffers)
 	EXPECT_CARRIED(2 * size);
 }
 
-/* Buffers that change under way. */
+/* The sizes of the buffers change under way. */
 TEST_F(bulk, changing_buffers)
 {
 	uint64_t size = scaled(16 * MIB), state = SEED;
@@ -163,8 +166,8 @@ TEST_F(bulk, changing_buffers)
 }
 
 /*
- * Writers that share a socket. Their writes may interleave at any byte, but
- * the bytes of each writer stay in order: a byte is its writer's number and a
+ * Several writers share a socket. Their writes may interleave at any byte, but
+ * the bytes of each writer stay in order. A byte is its writer's number and a
  * counter.
  */
 #define WRITERS		8
@@ -262,7 +265,7 @@ TEST_F(bulk, forks_on_one_socket)
 			_exit(0);
 		}
 	}
-	/* The last of the children that ends closes the connection. */
+	/* The last child that ends closes the connection. */
 	close(self->client);
 	self->client = -1;
 	read_numbered(_metadata, self->server, size);
@@ -276,7 +279,7 @@ static void nothing(int sig __maybe_unused)
 {
 }
 
-/* Calls that signals cut short or end with EINTR. */
+/* Signals cut calls short, or end them with EINTR. */
 TEST_F(bulk, interrupted)
 {
 	struct itimerval tick = { { 0, 2000 }, { 0, 2000 } };
@@ -287,7 +290,7 @@ TEST_F(bulk, interrupted)
 
 	if (slow())
 		tick.it_interval.tv_usec = 50000;
-	/* No SA_RESTART. */
+	/* SA_RESTART is not set. */
 	ASSERT_EQ(0, sigaction(SIGALRM, &sa, NULL));
 	halves_init(h, self->client, self->server, SEED, size);
 	ASSERT_EQ(0, setitimer(ITIMER_REAL, &tick, NULL));
@@ -298,7 +301,7 @@ TEST_F(bulk, interrupted)
 	EXPECT_CARRIED(2 * size);
 }
 
-/* A pointer that goes bad within a buffer: what was accepted arrives. */
+/* A pointer becomes invalid within a buffer. The bytes that were accepted arrive. */
 TEST_F(bulk, bad_pointer)
 {
 	const size_t page = getpagesize(), good = 8 * page;
@@ -325,7 +328,7 @@ TEST_F(bulk, bad_pointer)
 			pos += n;
 		}
 		send_pattern(_metadata, self->client, SEED, pos, 1000, 0);
-		/* The reader's pointer, too: nothing is lost by it. */
+		/* A bad pointer of the reader's loses no bytes either. */
 		EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN,
 					   patience(1000)));
 		EXPECT_EQ(-1, recv(self->server, map + good, 100, 0));
@@ -366,7 +369,7 @@ TEST_F(bulk, vectors)
 	EXPECT_CARRIED(size);
 }
 
-/* Request and response: one small message at a time. */
+/* A request and a response alternate, one small message at a time. */
 TEST_F(bulk, ping_pong)
 {
 	uint64_t state = SEED, pos = 0, size;

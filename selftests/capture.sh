@@ -1,13 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# Who watches the wire gets the wire: a capture that begins in mid-stream sees
-# every byte from there on, in sequence, and friends go on when it has ended.
+# A capture must see the data of friends on the wire. A capture that begins in
+# mid-stream sees every byte from there on, in sequence. Friends go on when the
+# capture has ended.
 
 . "$(dirname "$0")/lib/common.sh"
 
-# Where a direction of the capture $1 is not contiguous. While tcpdump begins
-# and sets its filter, it loses packets.
+# contiguous FILE: prints where a direction of the capture is not contiguous.
+# tcpdump loses packets while it begins and sets its filter, so the first 0.3 s
+# are skipped.
 contiguous()
 {
 	tcpdump -r "$1" -nn -S -tt 2>/dev/null | awk '
@@ -20,7 +22,8 @@ contiguous()
 				gap = (seq[1] - next_seq[from]) % 2 ^ 32
 				if (gap < 0)
 					gap += 2 ^ 32
-				# On a busy machine some are sent again.
+				# On a busy machine some segments are sent
+				# again.
 				if (gap >= 2 ^ 31)
 					next
 				if (gap) {
@@ -44,7 +47,7 @@ contiguous()
 		}'
 }
 
-# capture WANT_FRIENDS ARG...
+# capture WANT_FRIENDS ARG...: runs one test. The arguments are friends_xfer's.
 capture()
 {
 	local friends=$1 ns='' bytes segments out msg dump
@@ -70,7 +73,7 @@ capture()
 	check_err $? "tcpdump did not start: $(cat "$out")"
 	bytes=$(friends_stat "$ns" bytes)
 	sleep "$(slow && echo 5 || echo 1)"
-	# On a busy machine that was not enough to tell.
+	# On a busy machine that time may have been too short for a verdict.
 	segments=$(tcp_stat "$ns" OutSegs)
 	within 10000 segments_at_least "$ns" $((segments + 100))
 	check_err $? "the connection stands still under the capture"

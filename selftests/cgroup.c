@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Cgroups whose BPF programs judge the packets of the sockets in them, or keep them
- * from using friends.
+/* These tests use cgroups whose BPF programs judge the packets of the sockets in them, or
+ * keep these sockets from using friends.
  */
 
 #include <stddef.h>
@@ -12,7 +12,7 @@
 
 CONNECTION_FIXTURE(cgroup);
 
-/* A connection both of whose ends belong to a group of their own. */
+/* This is a connection whose two ends belong to a group of their own. */
 struct judged {
 	struct group group;
 	int dir;
@@ -20,13 +20,13 @@ struct judged {
 	int server;
 };
 
-/* A program that gives each connection, as it is established, a rate that is not to
- * be exceeded: the largest there is.
+/* Load a program that gives each connection, when it is established, a maximum pacing rate:
+ * the largest one that there is.
  */
 static int load_pacer(struct __test_metadata *_metadata)
 {
 	const struct bpf_insn insns[] = {
-		/* r2 = the callback's number, which is 4 or 5 */
+		/* r2 is the callback's number, which is 4 or 5 */
 		INSN(.code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = BPF_REG_2,
 		     .src_reg = BPF_REG_1, .off = offsetof(struct bpf_sock_ops, op)),
 		INSN(.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = BPF_REG_2, .off = 1,
@@ -52,7 +52,10 @@ static int load_pacer(struct __test_metadata *_metadata)
 			sizeof(insns) / sizeof(*insns));
 }
 
-/* With @prog, attached before to what sockets tell, unless it is 0. */
+/*
+ * Open a connection in a new group. @prog, unless it is 0, is attached first, to callbacks
+ * of sockets.
+ */
 static bool judged_begin(struct __test_metadata *_metadata, struct judged *j,
 			 enum ends ends, bool friends, int prog)
 {
@@ -103,7 +106,7 @@ static void acquit(struct __test_metadata *_metadata, struct judged *j,
 	close(prog);
 }
 
-/* Friends carry what the wire's judges do not see, and only that. */
+/* Friends carry data only while no program judges it on the wire. */
 static void judged(struct __test_metadata *_metadata, enum ends ends,
 		   bool friends, enum bpf_attach_type role)
 {
@@ -124,7 +127,7 @@ static void judged(struct __test_metadata *_metadata, enum ends ends,
 		EXPECT_LT(left, fell_for("wire_cgroup"));
 	acquit(_metadata, &j, role, prog);
 
-	/* What is dropped comes once it no longer is. */
+	/* Data that is dropped comes once it no longer is. */
 	prog = judge(_metadata, &j, role, 0);
 	send_pattern(_metadata, j.client, SEED, 0, 1000, 0);
 	readable.fd = j.server;
@@ -133,7 +136,7 @@ static void judged(struct __test_metadata *_metadata, enum ends ends,
 	recv_pattern(_metadata, j.server, SEED, 0, 1000);
 	EXPECT_EQ(bytes, friends_stat("bytes"));
 
-	/* The wire's last ACK may be on its way. */
+	/* The last ACK may still be on the wire. */
 	sleep_ms(patience(100));
 	bytes = friends_stat("bytes");
 	left = talk(_metadata, j.client, j.server);
@@ -155,7 +158,7 @@ TEST_F(cgroup, judges_what_is_received)
 	EXPECT_CARRIED_ANY();
 }
 
-/* A program of the cgroup keeps its connections off the friend path. */
+/* A program of the cgroup keeps the connections of the cgroup on the wire. */
 TEST_F(cgroup, opts_out)
 {
 	uint64_t bytes = friends_stat("bytes"), paced = friends_stat("wire_paced");
@@ -173,7 +176,7 @@ TEST_F(cgroup, opts_out)
 	EXPECT_EQ(0, getsockopt(j.server, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, &len));
 	EXPECT_EQ(-2U, rate);
 
-	/* Taken back, it is off no more. */
+	/* Without the pacing rate, friends carry data again. */
 	set_int(_metadata, j.client, SOL_SOCKET, SO_MAX_PACING_RATE, -1);
 	set_int(_metadata, j.server, SOL_SOCKET, SO_MAX_PACING_RATE, -1);
 	sleep_ms(patience(100));
@@ -185,8 +188,8 @@ TEST_F(cgroup, opts_out)
 }
 
 /*
- * One end is in the group, and sends; or it receives, if the program judges what is sent.
- * So that only ACKs are judged, which friends do not send.
+ * One end is in the group. It sends, or it receives if the program judges what is sent. The
+ * program therefore judges only ACKs, which friends do not send.
  */
 static void judged_acks(struct __test_metadata *_metadata, enum ends ends,
 			bool friends, enum bpf_attach_type role)
@@ -199,7 +202,7 @@ static void judged_acks(struct __test_metadata *_metadata, enum ends ends,
 	union address a;
 	socklen_t len;
 
-	/* The listener is outside, and so are its children. */
+	/* The listener is outside the group, and so are the sockets that it accepts. */
 	if (!group_make(&j.group, "acks")) {
 		group_end(&j.group);
 		SKIP(return, "no cgroups with memory at " CGROUPS);
@@ -246,10 +249,10 @@ TEST_F(cgroup, judges_acks_sent)
 	EXPECT_CARRIED_ANY();
 }
 
-/* How often programs were called, for each callback. */
+/* Calls of programs are counted for so many callbacks. */
 #define CALLBACKS	32
 
-/* What the headers may be too old for. */
+/* The headers may be too old for these constants. */
 #define TSTAMP_ACK_CB		19	/* BPF_SOCK_OPS_TSTAMP_ACK_CB */
 #define TSTAMP_SENDMSG_CB	20	/* BPF_SOCK_OPS_TSTAMP_SENDMSG_CB */
 #define CB_FLAGS		1009	/* SK_BPF_CB_FLAGS */
@@ -292,9 +295,10 @@ static uint64_t calls(struct __test_metadata *_metadata, int map, int callback)
 #define CALL(f)		INSN(.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_##f)
 
 /*
- * A program that counts its calls in @map, and asks for the callbacks @flags, and for one
- * at each write if @writes: when a connection is established, or at the first call, whatever
- * it is. It writes an option of four bytes, if it asked for that.
+ * Load a program that counts its calls in @map. It asks for the callbacks @flags, and for
+ * one at each write if @writes. It asks when a connection is established, or otherwise at
+ * its first call, whatever that is. It writes an option of four bytes, if it asked for
+ * that.
  */
 static int load_listener(struct __test_metadata *_metadata, int map, int flags,
 			 bool writes, bool established)
@@ -357,8 +361,9 @@ static int load_listener(struct __test_metadata *_metadata, int map, int flags,
 }
 
 /*
- * A program asks for @flags of both ends: they take the wire, and each of @expected is
- * called, @least times. When it asks no more friends go on.
+ * A program asks for the callbacks @flags at both ends. Both then take the wire, and each
+ * of @expected is called at least @least times. When the program asks no more, friends
+ * carry data again.
  */
 static void called_back(struct __test_metadata *_metadata, enum ends ends,
 			bool friends, int flags, const int *expected, int least)
@@ -381,7 +386,7 @@ static void called_back(struct __test_metadata *_metadata, enum ends ends,
 			TH_LOG("callback %d", *expected);
 	}
 
-	/* Instead of the other: each end is called once more, at least. */
+	/* This program replaces the other one. It is called at least once more at each end. */
 	bpf_attach(_metadata, j.dir, BPF_CGROUP_SOCK_OPS,
 		   load_listener(_metadata, map, 0, false, false));
 	talk(_metadata, j.client, j.server);
@@ -400,7 +405,7 @@ TEST_F(cgroup, called_for_round_trips)
 	EXPECT_CARRIED_ANY();
 }
 
-/* It is called where TCP parses options, which it does not for what it has predicted. */
+/* TCP calls the program where it parses options, which it does not for predicted segments. */
 TEST_F(cgroup, called_to_parse_options)
 {
 	called_back(_metadata, variant->ends, variant->friends,
@@ -410,7 +415,7 @@ TEST_F(cgroup, called_to_parse_options)
 	EXPECT_CARRIED_ANY();
 }
 
-/* What one end writes the other one, who knows no such option, is asked to parse. */
+/* One end writes an option. The other end, which does not know it, is asked to parse it. */
 TEST_F(cgroup, called_to_write_options)
 {
 	called_back(_metadata, variant->ends, variant->friends,
@@ -422,7 +427,7 @@ TEST_F(cgroup, called_to_write_options)
 	EXPECT_CARRIED_ANY();
 }
 
-/* What only happens on the wire may be asked for, and friends go on. */
+/* A program may ask for callbacks that only come on the wire. Friends still carry data. */
 TEST_F(cgroup, called_for_states)
 {
 	uint64_t bytes = friends_stat("bytes"), sent;
@@ -444,7 +449,7 @@ TEST_F(cgroup, called_for_states)
 	EXPECT_EQ(1, calls(_metadata, map, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB));
 	close(j.client);
 	EXPECT_EQ(POLLIN, wait_for(j.server, POLLIN, patience(1000)));
-	/* FIN-WAIT-1 and -2 there, CLOSE-WAIT here. */
+	/* FIN-WAIT-1 and -2 come at the client, and CLOSE-WAIT at the server. */
 	sleep_ms(patience(100));
 	EXPECT_LE(3, calls(_metadata, map, BPF_SOCK_OPS_STATE_CB));
 	j.client = -1;
@@ -453,7 +458,7 @@ TEST_F(cgroup, called_for_states)
 	EXPECT_CARRIED_ANY();
 }
 
-/* A program that looks at each write asks for no time stamp of it, and friends go on. */
+/* A program that sees each write asks for no time stamp, so friends still carry data. */
 TEST_F(cgroup, called_for_writes)
 {
 	uint64_t bytes = friends_stat("bytes"), sent = 4000, before;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Half-close, close, reset and death: no last byte is lost, none invented. */
+/*
+ * These tests cover half-close, close, reset and death. No last byte may be lost, and none
+ * invented.
+ */
 
 #include <signal.h>
 
@@ -11,8 +14,8 @@
 CONNECTION_FIXTURE(close);
 
 /*
- * @first ends its stream in mid-connection; @second reads to the very end of
- * it and still sends.
+ * @first ends its stream in mid-connection. @second reads to the very end of
+ * that stream, and still sends.
  */
 static uint64_t half_close(struct __test_metadata *_metadata, int first,
 			   int second)
@@ -60,7 +63,7 @@ TEST_F(close, half_close_by_server)
 	EXPECT_CARRIED(sent);
 }
 
-/* SHUT_WR behind more data than fits into the receiver. */
+/* SHUT_WR comes behind more data than fits into the receiver. */
 TEST_F(close, half_close_with_data_queued)
 {
 	static char buf[65536];
@@ -112,7 +115,7 @@ static void expect_reset(struct __test_metadata *_metadata, int fd)
 		  wait_for(fd, POLLIN, patience(1000)));
 	EXPECT_EQ(-1, recv(fd, &c, 1, MSG_DONTWAIT));
 	EXPECT_EQ(ECONNRESET, errno);
-	/* Told once, then it is the end of the stream. */
+	/* The error is reported once. After that, the stream is at its end. */
 	EXPECT_EQ(0, recv(fd, &c, 1, MSG_DONTWAIT));
 	EXPECT_EQ(-1, send(fd, &c, 1, MSG_NOSIGNAL));
 	EXPECT_EQ(EPIPE, errno);
@@ -128,7 +131,7 @@ TEST_F(close, reset_by_linger_0)
 	EXPECT_CARRIED(1000);
 }
 
-/* The other way, and with data that nobody will read. */
+/* The server resets the connection, with data that will never be read. */
 TEST_F(close, reset_by_linger_0_with_data)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
@@ -160,7 +163,7 @@ TEST_F(close, reset_by_partly_read_data)
 	EXPECT_CARRIED(100000);
 }
 
-/* The peer's queue is full, and so is ours, when the peer goes. */
+/* The peer's queue and our own are full when the peer closes. */
 TEST_F(close, reset_of_blocked_writer)
 {
 	struct half out;
@@ -177,7 +180,7 @@ TEST_F(close, reset_of_blocked_writer)
 	EXPECT_CARRIED_ANY();
 }
 
-/* SO_ERROR tells it once. */
+/* SO_ERROR reports the reset once. */
 TEST_F(close, reset_in_so_error)
 {
 	abort_connection(self->client);
@@ -203,7 +206,7 @@ TEST_F(close, epipe_and_sigpipe)
 	close(self->server);
 	self->server = -1;
 	EXPECT_EQ(POLLIN, wait_for(self->client, POLLIN, patience(1000)));
-	/* Only the answer to the first write tells that nobody is there. */
+	/* Only the answer to the first write shows that the peer has closed. */
 	EXPECT_EQ(1, send(self->client, &c, 1, 0));
 	EXPECT_EQ(POLLERR | POLLHUP, wait_for(self->client, 0, patience(1000)));
 	EXPECT_EQ(-1, send(self->client, &c, 1, 0));
@@ -215,7 +218,7 @@ TEST_F(close, epipe_and_sigpipe)
 	EXPECT_CARRIED_ANY();
 }
 
-/* The side that closed first keeps the TIME_WAIT. */
+/* Count sockets in TIME_WAIT, which the end that closed first keeps. */
 static int in_time_wait_here(int port)
 {
 	static const char *const tables[] = {
@@ -241,7 +244,7 @@ static int in_time_wait_here(int port)
 	return n;
 }
 
-/* In either container, if there are two. */
+/* Count them in both containers, if there are two. */
 static int in_time_wait(int port)
 {
 	int n = in_time_wait_here(port);
@@ -297,14 +300,14 @@ static uint32_t segments_out(struct __test_metadata *_metadata, int fd)
 	return info.tcpi_segs_out;
 }
 
-/* Who ends its stream acknowledges the other's end by the same segment. */
+/* An end that ends its stream acknowledges the other end's FIN by its own. */
 TEST_F(close, fin_carries_the_ack)
 {
 	uint32_t before, segments, least = UINT32_MAX;
 	uint64_t sent = 0;
 	int i;
 
-	/* On a busy machine the ACK may not wait for it. */
+	/* On a busy machine, the ACK may not wait for the FIN. */
 	for (i = 0; i < 8 && least != 1; i++) {
 		if (i) {
 			close(self->server);
@@ -347,7 +350,7 @@ static void *write_and_close(void *arg)
 	return NULL;
 }
 
-/* write(); close(); loses nothing, however late the reader comes. */
+/* write() and close() lose nothing, however late the reader comes. */
 static uint64_t write_close(struct __test_metadata *_metadata, enum ends ends,
 			    int n, bool linger)
 {
@@ -406,7 +409,7 @@ static void *closer(void *arg)
 	return NULL;
 }
 
-/* More than the reader takes is written, then close() begins to wait. */
+/* Write more than the reader takes, then let close() begin to wait. */
 static void close_slowly(struct __test_metadata *_metadata, struct closer *c,
 			 int fd, int seconds)
 {
@@ -421,7 +424,7 @@ static void close_slowly(struct __test_metadata *_metadata, struct closer *c,
 	EXPECT_FALSE(__atomic_load_n(&c->closed, __ATOMIC_ACQUIRE));
 }
 
-/* close() returns when the slow reader's end has all. */
+/* close() returns when the slow reader's end has all data. */
 TEST_F(close, linger_for_slow_reader)
 {
 	struct closer c;
@@ -439,7 +442,7 @@ TEST_F(close, linger_for_slow_reader)
 	EXPECT_CARRIED(2 * MIB);
 }
 
-/* ... or when the time is over, and the rest follows. */
+/* close() also returns when its time is over, and the rest of the data follows. */
 TEST_F(close, linger_runs_out)
 {
 	uint64_t start = now_ms(), took;
@@ -456,7 +459,7 @@ TEST_F(close, linger_runs_out)
 	EXPECT_CARRIED(2 * MIB);
 }
 
-/* An end that will read no more is sent to: it is not refused. */
+/* Data that is sent to an end that was shut down for reading is not refused. */
 TEST_F(close, sent_to_shut_reader)
 {
 	char c;
@@ -477,7 +480,7 @@ TEST_F(close, sent_to_shut_reader)
 	EXPECT_CARRIED(4000);
 }
 
-/* One that has ended its own stream too answers with a reset. */
+/* An end that has also ended its own stream answers data with a reset. */
 TEST_F(close, sent_to_shut_down_end)
 {
 	socklen_t len = sizeof(int);
@@ -500,7 +503,7 @@ TEST_F(close, sent_to_shut_down_end)
 	EXPECT_CARRIED(1000);
 }
 
-/* The process that wrote is gone when the reader begins. */
+/* The process that wrote has exited when the reader begins. */
 TEST_F(close, write_and_exit)
 {
 	pid_t pid = fork();
@@ -525,7 +528,7 @@ TEST_F(close, write_and_exit)
 	EXPECT_CARRIED(60000);
 }
 
-/* A child that sends, or receives, until it is killed. */
+/* Fork a child that sends, or receives, until it is killed. */
 static pid_t spawn_half(struct __test_metadata *_metadata, int fd, int other,
 			bool out)
 {
@@ -580,7 +583,7 @@ TEST_F(close, killed_reader)
 	kill(pid, SIGKILL);
 	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
 	half_join(&out);
-	/* A reset, or the end of the stream and the pipe. */
+	/* The writer gets a reset, or EPIPE if the FIN comes first. */
 	if (out.err != EPIPE)
 		EXPECT_EQ(ECONNRESET, out.err);
 	half_free(&out);
@@ -608,7 +611,7 @@ TEST_F(close, not_by_keepalive)
 	EXPECT_CARRIED(sent);
 }
 
-/* Ends the connection of @client, so that the socket may be used again. */
+/* End the connection of @client, so that the socket may be used again. */
 static void disconnect(struct __test_metadata *_metadata, int client)
 {
 	struct sockaddr none = { .sa_family = AF_UNSPEC };
@@ -616,7 +619,7 @@ static void disconnect(struct __test_metadata *_metadata, int client)
 	EXPECT_EQ(0, connect(client, &none, sizeof(none)));
 }
 
-/* Another connection of @client; returns its server. */
+/* Connect @client again. Return the socket of its server. */
 static int connect_again(struct __test_metadata *_metadata, int client, enum ends ends)
 {
 	int listener = listener_for(_metadata, ends, NULL), server;
@@ -664,7 +667,7 @@ static void *read_once(void *arg)
 	return NULL;
 }
 
-/* Whether a thread has begun to wait within so long, in ms. Where is copied into @where. */
+/* Return whether a thread begins to wait within @ms. Copy into @where what it waits in. */
 static bool waits_within(const int *tid, int64_t ms, char *where, size_t size)
 {
 	int64_t end = now_ms() + ms;
@@ -691,8 +694,8 @@ static bool waits_within(const int *tid, int64_t ms, char *where, size_t size)
 	return state == 'S';
 }
 
-/* Whoever waits for data of one connection gets none of the next, nor the error that the socket
- * keeps for whoever asks.
+/* A reader that waits for data of one connection gets none of the next one. It does not
+ * take the error that the socket keeps for SO_ERROR, either.
  */
 TEST_F(close, disconnected_under_a_reader)
 {
@@ -718,8 +721,8 @@ TEST_F(close, disconnected_under_a_reader)
 	EXPECT_CARRIED(2000);
 }
 
-/* A large write that fails at once leaves nothing behind that changes what the socket's next
- * connection does.
+/* A large write that fails at once leaves nothing behind that changes what the socket's
+ * next connection does.
  */
 TEST_F(close, disconnected_after_a_write)
 {
@@ -739,10 +742,10 @@ TEST_F(close, disconnected_after_a_write)
 	close(self->server);
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
 
-	/* Of no friends, so that this write is TCP's alone. */
+	/* This connection has no friends, so that the write is TCP's alone. */
 	ASSERT_EQ(0, friends_set("0"));
 	self->server = connect_again(_metadata, self->client, variant->ends);
-	/* There is no such control message. */
+	/* This control message does not exist. */
 	cmsg->cmsg_level = SOL_SOCKET;
 	cmsg->cmsg_type = 9999;
 	cmsg->cmsg_len = CMSG_LEN(sizeof(int));

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The many ways to become connected. Each ends with two ends that talk. */
+/*
+ * These tests cover the many ways to become connected. Each ends with two ends
+ * that talk.
+ */
 
 #include "lib/friends.h"
 
@@ -50,7 +53,7 @@ FIXTURE_TEARDOWN(connect)
 		TH_LOG("pairs are left when all is closed");
 }
 
-/* Of @n connections there are so many pairs. */
+/* Check that there are @n pairs, or none on the wire. */
 static void expect_pairs(struct __test_metadata *_metadata,
 			 const struct witness *w, uint64_t n)
 {
@@ -97,7 +100,7 @@ static int connect_again(int fd, enum ends ends, int port)
 	return connect(fd, &a.sa, len);
 }
 
-/* A client that does not wait for its connection. */
+/* Begin to connect a client, and do not wait for the connection. */
 static int begin_connect(struct __test_metadata *_metadata, enum ends ends,
 			 int port)
 {
@@ -133,7 +136,10 @@ static void set_sysctl(struct __test_metadata *_metadata, const char *name,
 	close(fd);
 }
 
-/* What happens within @ms happens now one after the other. False: a skip. */
+/*
+ * Delay lo by @ms, so that things that otherwise coincide happen one after the
+ * other. Return false for a skip.
+ */
 static bool slow_lo(int ms)
 {
 	char cmd[128];
@@ -169,7 +175,7 @@ TEST_F(connect, connect_without_waiting)
 	close(listener);
 }
 
-/* Who writes before the handshake is over waits, or is told to. */
+/* A writer waits for the end of the handshake, or gets EAGAIN. */
 TEST_F(connect, write_while_connecting)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
@@ -217,7 +223,7 @@ TEST_F(connect, refused)
 	EXPECT_EQ(0, err);
 
 	listener = listener_for(_metadata, variant->ends, NULL);
-	/* The first answer is what is left of the first attempt. */
+	/* The first call returns the rest of the first attempt. */
 	EXPECT_EQ(-1, connect_again(client, variant->ends, port_of(listener)));
 	EXPECT_EQ(ECONNABORTED, errno);
 	EXPECT_EQ(-1, connect_again(client, variant->ends, port_of(listener)));
@@ -232,7 +238,7 @@ TEST_F(connect, refused)
 	close(listener);
 }
 
-/* A backlog of 1 has room for two; the third's SYN has to come again. */
+/* A backlog of 1 has room for two. The third SYN has to come again. */
 TEST_F(connect, full_backlog)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
@@ -276,8 +282,9 @@ static int peer_port(int fd)
 }
 
 /*
- * Three handshakes at once for a backlog of one: all clients are connected, but
- * two servers are not, and take nothing until there is room for them.
+ * Three handshakes run at once, for a backlog of one. All clients are
+ * connected, but two servers are not, and take no data until there is room for
+ * them.
  */
 TEST_F(connect, overflowing_backlog)
 {
@@ -298,7 +305,10 @@ TEST_F(connect, overflowing_backlog)
 		send_pattern(_metadata, client[i], SEED + i, 0, 1000, 0);
 		sent += 1000;
 	}
-	/* The handshakes' last segments, and the data, have come, or not. */
+	/*
+	 * The last segments of the handshakes, and the data, have come by now,
+	 * or not.
+	 */
 	sleep_ms(300);
 	fast_lo(_metadata);
 	EXPECT_LE(1, tcp_ext("ListenOverflows"));
@@ -323,7 +333,7 @@ TEST_F(connect, overflowing_backlog)
 	close(listener);
 }
 
-/* The client has come and gone before anybody accepts it. */
+/* The client has connected and closed before it is accepted. */
 TEST_F(connect, closed_before_accept)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
@@ -341,7 +351,7 @@ TEST_F(connect, closed_before_accept)
 	close(listener);
 }
 
-/* What came before the reset can be read, then comes the error, once. */
+/* Data from before the reset can be read. Then the error comes, once. */
 TEST_F(connect, reset_before_accept)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
@@ -362,7 +372,7 @@ TEST_F(connect, reset_before_accept)
 	close(listener);
 }
 
-/* No socket is there for a connection without data. */
+/* No socket exists for a connection without data. */
 TEST_F(connect, defer_accept)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
@@ -386,7 +396,7 @@ TEST_F(connect, defer_accept)
 	close(listener);
 }
 
-/* It is there in the end. */
+/* A socket exists in the end, even without data. */
 TEST_F(connect, defer_accept_timeout)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
@@ -415,8 +425,8 @@ static int fast_listener(struct __test_metadata *_metadata, enum ends ends)
 }
 
 /*
- * @len bytes of SEED with the SYN, if the server's cookie is known. Waits for
- * the answer unless @flags say otherwise.
+ * Connect, with @len bytes of SEED in the SYN if the server's cookie is known.
+ * Wait for the answer unless @flags say otherwise.
  */
 static int fast_client(struct __test_metadata *_metadata, enum ends ends,
 		       int listener, size_t len, int flags)
@@ -433,7 +443,7 @@ static int fast_client(struct __test_metadata *_metadata, enum ends ends,
 	return fd;
 }
 
-/* Whether the SYN took data along. */
+/* Return whether the SYN carried data. */
 static bool syn_had_data(int fd)
 {
 	struct tcp_info info = {};
@@ -482,7 +492,7 @@ TEST_F(connect, fastopen)
 	close(listener);
 }
 
-/* By connect() and write(), which makes the SYN wait. */
+/* The client uses connect() and write(), and the SYN waits for the write. */
 TEST_F(connect, fastopen_connect)
 {
 	int listener = fast_listener(_metadata, variant->ends);
@@ -530,17 +540,17 @@ TEST_F(connect, fastopen_answer_in_handshake)
 	fast_lo(_metadata);
 	EXPECT_TRUE(syn_had_data(client));
 	EXPECT_PAIRS(1);
-	/* ACKs that were slow may still be on their way. */
+	/* Slow ACKs may still be under way. */
 	sleep_ms(300);
 	sent = talk_often(_metadata, client, server, 8);
-	/* Nagle may have kept the rest of the answer until they were there. */
+	/* Nagle may have kept the rest of the answer until the ACKs came. */
 	EXPECT_CARRIED(sent + 6000);
 	close(client);
 	close(server);
 	close(listener);
 }
 
-/* Open, write and close in one breath. */
+/* The client connects, writes and closes at once. */
 TEST_F(connect, fastopen_and_close)
 {
 	int listener = fast_listener(_metadata, variant->ends);
@@ -561,12 +571,12 @@ TEST_F(connect, fastopen_and_close)
 		expect_eof(_metadata, server);
 		close(server);
 	}
-	/* The SYNs carried most of it. */
+	/* The SYNs carried most of the data. */
 	EXPECT_CARRIED_ANY();
 	close(listener);
 }
 
-/* The child comes out of the handshake's last segment alone. */
+/* The server's socket is created by the handshake's last segment alone. */
 TEST_F(connect, syn_cookies)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
@@ -596,7 +606,10 @@ TEST_F(connect, syn_cookies)
 	close(listener);
 }
 
-/* Whichever listener of a group gets it, the right two ends are friends. */
+/*
+ * Whichever listener of a group gets a connection, the right two ends become
+ * friends.
+ */
 TEST_F(connect, reuseport)
 {
 	int listener[3], client[40], server[40], got[3] = {}, i, j;
@@ -629,7 +642,7 @@ TEST_F(connect, reuseport)
 	for (i = 0; i < 3; i++)
 		EXPECT_LT(0, got[i]);
 	EXPECT_PAIRS(40);
-	/* All at once. */
+	/* All connections send at once. */
 	for (i = 0; i < 40; i++) {
 		send_pattern(_metadata, client[i], SEED + i, 0, 1000, 0);
 		send_pattern(_metadata, server[i], ~SEED - i, 0, 1000, 0);
@@ -655,7 +668,10 @@ static void bind_to_device(struct __test_metadata *_metadata, int fd,
 				strlen(name))) TH_LOG("%s: %m", name);
 }
 
-/* The listener, the client, both; and both later, when they are connected. */
+/*
+ * The listener is bound, the client, or both; or both later, once they are
+ * connected.
+ */
 TEST_F(connect, bound_to_lo)
 {
 	int listener, client[4], server[4], i;
@@ -687,8 +703,9 @@ TEST_F(connect, bound_to_lo)
 }
 
 /*
- * To an address of a device, from a socket that is bound to the device; both
- * ends are, if the address is a link-local one. The segments go over lo.
+ * A socket that is bound to a device connects to an address of this device.
+ * Both ends are bound if the address is a link-local one. The segments go over
+ * lo.
  */
 TEST_F(connect, bound_to_device)
 {
@@ -718,7 +735,7 @@ TEST_F(connect, bound_to_device)
 	ASSERT_EQ(0, connect(client, &a.sa, len)) TH_LOG("connect: %m");
 	server = accept_one(_metadata, listener);
 	talk_often(_metadata, client, server, 3);
-	/* Friends look for each other on lo, and do not see these two. */
+	/* Friends look for each other on lo, and do not find these two. */
 	EXPECT_CARRIED_ANY();
 	close(client);
 	close(server);
@@ -742,7 +759,7 @@ static const struct {
 	{ IPV6, "2001:db8:1::1", "2001:db8::1" },
 };
 
-/* From any address of the host to any other. */
+/* Connect from any address of the host to any other. */
 TEST_F(connect, own_addresses)
 {
 	static const char add_addresses[] =
@@ -791,7 +808,7 @@ TEST_F(connect, own_addresses)
 	EXPECT_CARRIED(sent);
 }
 
-/* A client from @port of localhost, which may have been used before. */
+/* Connect a client from @port of localhost, which may have been used before. */
 static int client_from(struct __test_metadata *_metadata, enum ends ends,
 		       int port, int listener, const char *device)
 {
@@ -808,7 +825,7 @@ static int client_from(struct __test_metadata *_metadata, enum ends ends,
 	return fd;
 }
 
-/* The same four numbers, whatever the last connection left of itself. */
+/* Addresses and ports are used again, whatever the last connection has left. */
 TEST_F(connect, same_ports_again)
 {
 	int listener = listener_for(_metadata, variant->ends, NULL);
@@ -828,7 +845,7 @@ TEST_F(connect, same_ports_again)
 			close(server);
 			expect_eof(_metadata, client);
 			close(client);
-			/* The next SYN has a newer time stamp. */
+			/* Give the next SYN a newer time stamp. */
 			sleep_ms(5);
 		} else {
 			abort_connection(client);
@@ -845,7 +862,7 @@ TEST_F(connect, same_ports_again)
 
 #define MANY	8
 
-/* The same addresses and ports in each of them. */
+/* Each namespace uses equal addresses and ports. */
 TEST_F(connect, many_namespaces)
 {
 	int client[MANY], server[MANY], ns[MANY], i, listener, round;
@@ -868,7 +885,7 @@ TEST_F(connect, many_namespaces)
 		ASSERT_EQ(0, listen(listener, 1));
 		client[i] = client_from(_metadata, variant->ends, 20000,
 					listener, NULL);
-		/* One in three is accepted when the others are there. */
+		/* One in three is accepted after all others exist. */
 		server[i] = i % 3 ? accept_one(_metadata, listener) : listener;
 		if (i % 3)
 			close(listener);
@@ -907,8 +924,8 @@ TEST_F(connect, many_namespaces)
 }
 
 /*
- * The same addresses and ports once more, in a VRF of the same namespace: two
- * connections that differ in their device only.
+ * The addresses and ports are used once more, in a VRF of this namespace. The
+ * two connections differ only in their device.
  */
 TEST_F(connect, vrf)
 {
@@ -925,7 +942,7 @@ TEST_F(connect, vrf)
 	ASSERT_EQ(0, system("ip address add 127.0.0.1/8 dev vrf0 &&"
 			    "ip address add ::1/128 dev vrf0 nodad &&"
 			    "ip link set vrf0 up"));
-	/* The VRF's own table comes before that of the host. */
+	/* The VRF's own table must come before that of the host. */
 	for (i = 4; i <= 6; i += 2) {
 		snprintf(cmd, sizeof(cmd),
 			 "ip -%d rule add pref 32765 table local &&"
@@ -957,7 +974,10 @@ TEST_F(connect, vrf)
 		recv_pattern(_metadata, server[i], SEED + i, 0, 3000);
 		recv_pattern(_metadata, client[i], ~SEED - i, 0, 3000);
 	}
-	/* What is in the VRF does not come in on lo, and stays on the wire. */
+	/*
+	 * The connection in the VRF does not come in on lo, and stays on the
+	 * wire.
+	 */
 	EXPECT_PAIRS(1);
 	sent = 6000 + talk(_metadata, client[0], server[0]);
 	talk(_metadata, client[1], server[1]);

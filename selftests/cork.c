@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* TCP_CORK, MSG_MORE and Nagle: what is held back, how long, what lets it go. */
+/*
+ * These tests cover TCP_CORK, MSG_MORE and Nagle: what is held back, for how long, and what
+ * releases it.
+ */
 
 #include <sys/sendfile.h>
 
@@ -9,7 +12,7 @@
 
 CONNECTION_FIXTURE(cork);
 
-/* How long what is corked stays where it is. */
+/* Corked data is held back for so many ms. */
 #define CORK_LIMIT	200
 
 static void set_cork(struct __test_metadata *_metadata, int fd, int value)
@@ -18,8 +21,8 @@ static void set_cork(struct __test_metadata *_metadata, int fd, int value)
 }
 
 /*
- * Nothing to read for 100 ms since @since. Where this machine slept through
- * the limit, a byte says nothing.
+ * Check that there is nothing to read for 100 ms. If this machine slept through
+ * the limit, which counts from @since, a byte proves nothing.
  */
 static void expect_held(struct __test_metadata *_metadata, int fd,
 			uint64_t since)
@@ -40,7 +43,7 @@ static int readable(int fd)
 	return ioctl(fd, FIONREAD, &n) ? -1 : n;
 }
 
-/* Exactly @len bytes, @pos of the stream, are there at once. */
+/* Receive exactly @len bytes, @pos of the stream, which are there at once. */
 static void expect_at_once(struct __test_metadata *_metadata, int fd,
 			   uint64_t pos, int len)
 {
@@ -72,7 +75,7 @@ TEST_F(cork, held_until_uncorked)
 	EXPECT_CARRIED(600);
 }
 
-/* A reader that waits in recv() is not given the corked bytes, either. */
+/* A reader that waits in recv() does not get the corked bytes, either. */
 static void *slow_uncork(void *arg)
 {
 	int fd = *(int *)arg, zero = 0;
@@ -89,7 +92,7 @@ TEST_F(cork, held_from_blocked_reader)
 	uint64_t start, took;
 	char buf[1000];
 
-	/* On a slow machine the limit may come first, and that is the probe timer's. */
+	/* On a slow machine the limit may come first, by the probe timer. */
 	for (rounds = 0; rounds < 10 && !moved; rounds++) {
 		set_cork(_metadata, self->client, 1);
 		start = now_ms();
@@ -111,13 +114,13 @@ TEST_F(cork, held_from_blocked_reader)
 		EXPECT_CARRIED(sent);
 		return;
 	}
-	/* The last round's at least. */
+	/* Friends carried the bytes of the last round, at least. */
 	if (self->witness.friends)
 		EXPECT_LE(100, friends_stat("bytes") - self->witness.bytes);
 	EXPECT_CARRIED_ANY();
 }
 
-/* Reading what came before the cork does not pull what is under it. */
+/* A read of data from before the cork does not pull corked data. */
 TEST_F(cork, held_from_active_reader)
 {
 	uint64_t since;
@@ -151,11 +154,11 @@ TEST_F(cork, limit)
 	EXPECT_GE(took, CORK_LIMIT - 20U);
 	EXPECT_LE(took, (uint64_t)patience(2 * CORK_LIMIT));
 	recv_pattern(_metadata, self->server, SEED, 0, 100);
-	/* The probe timer lets it out, and it may know the wire only. */
+	/* The probe timer sends the data, and may take the wire. */
 	EXPECT_CARRIED_ANY();
 }
 
-/* Full segments pass, what is less waits. */
+/* Full segments pass, and the rest waits. */
 TEST_F(cork, full_segments_pass)
 {
 	const int len = 200000;
@@ -206,7 +209,7 @@ TEST_F(cork, then_close)
 	EXPECT_CARRIED(100);
 }
 
-/* TCP_NODELAY pushes what is corked now; the cork holds what comes later. */
+/* TCP_NODELAY pushes what is corked now. The cork holds back later data. */
 TEST_F(cork, then_nodelay)
 {
 	uint64_t since;
@@ -257,7 +260,7 @@ TEST_F(cork, msg_more_limit)
 	EXPECT_CARRIED_ANY();
 }
 
-/* A header, then a file. */
+/* A file follows a header. */
 TEST_F(cork, msg_more_and_sendfile)
 {
 	FILE *f = tmpfile();
@@ -290,7 +293,7 @@ TEST_F(cork, nodelay_goes_at_once)
 	EXPECT_CARRIED(2000);
 }
 
-/* Nagle may hold a small write until the last one is acknowledged, no more. */
+/* Nagle may hold back a small write until the last one is acknowledged, no longer. */
 TEST_F(cork, nagle)
 {
 	int i;
@@ -301,7 +304,7 @@ TEST_F(cork, nagle)
 	EXPECT_CARRIED(2000);
 }
 
-/* Autocorking may gather small writes while others are sent, and holds none. */
+/* Autocorking may gather small writes while others are sent, and holds none back. */
 TEST_F(cork, autocorking)
 {
 	int i, k, on, fd;

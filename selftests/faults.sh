@@ -1,28 +1,29 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# Connections go through injected faults: memory that is not there, in pages and
-# in slabs, and user pages that cannot be copied. Every byte arrives, none stands
-# still, and when the faults have ended nothing is left of them.
+# These tests run connections through injected faults: allocations of pages and of
+# slabs fail, and user pages cannot be copied. Every byte must arrive, no connection
+# may stall, and nothing of the faults may be left when they have ended.
 #
-# The faults are for the threads of friends_xfer alone, or for everybody, softirqs
-# too. No kernel log tells of them: for each it would hold a trace, as if there was
-# a mistake (verbose is 0; the page allocator is made to fail before the place
-# where it warns). Only those slabs fail that sockets use: kmemleak and
-# debugobjects end for good when they get no memory.
+# The faults hit the threads of friends_xfer alone, or everybody, softirqs too. The
+# kernel log must not report them: it would hold a backtrace for each, as if there
+# was a mistake. So verbose is 0, and the page allocator fails before the place
+# where it warns. Only slabs that sockets use fail: kmemleak and debugobjects stop
+# for good when they get no memory.
 
 . "$(dirname "$0")/lib/common.sh"
 
 DEBUGFS=/sys/kernel/debug
-# Faults end by themselves, whatever becomes of this script.
+# The number of faults is limited, so that they end whatever happens to this script.
 TIMES=100000
-# What an skb is made of: heads, and data of some sizes.
+# An skb is made of a head, and of data of some sizes.
 SKB_CACHES="skbuff_head_cache skbuff_fclone_cache skbuff_small_head"
 DATA_CACHES="kmalloc-1k kmalloc-2k kmalloc-4k kmalloc-8k"
-# Each of these is tiny.
+# Pairs are allocated from this cache.
 PAIR_CACHE=kmalloc-512
 
-# need_faults KIND...: skips the test that calls it.
+# need_faults KIND...: skips the calling test if the kernel cannot inject these
+# faults.
 need_faults()
 {
 	local kind
@@ -40,7 +41,7 @@ put()
 	check_err $? "$2 cannot be set to $1"
 }
 
-# As the kernel began.
+# Restores the settings that the kernel booted with.
 reset()
 {
 	local dir file
@@ -60,7 +61,7 @@ reset()
 	done
 }
 
-# Faults of that kind are for these caches only.
+# only_in_caches CACHE...: restricts the faults of failslab to these caches.
 only_in_caches()
 {
 	local cache
@@ -71,7 +72,7 @@ only_in_caches()
 	done
 }
 
-# faults_on KIND PERCENT [NAME=VALUE]...
+# faults_on KIND PERCENT [NAME=VALUE]...: starts to inject faults.
 faults_on()
 {
 	local dir=$DEBUGFS/$1 percent=$2 setting
@@ -81,7 +82,7 @@ faults_on()
 	for setting in verbose=0 times="$TIMES" task-filter=Y "$@"; do
 		put "${setting#*=}" "$dir/${setting%%=*}"
 	done
-	# The last, for it is the switch.
+	# The probability is set last, because it is the switch.
 	put "$percent" "$dir/probability"
 }
 
@@ -95,12 +96,12 @@ injected()
 	echo $((TIMES - $(<"$DEBUGFS/$1/times")))
 }
 
-# moved PATH: bytes so far, by friends or by the loopback device.
+# moved PATH: prints the bytes so far, moved by friends or by the loopback device.
 moved()
 {
 	local net=/proc/$XFER_PID/net name value rest
 
-	# Nothing when friends_xfer is gone.
+	# Without friends_xfer there is nothing to print.
 	[ -e "$net" ] || return
 	while read -r name value rest; do
 		case $1.$name in
@@ -109,9 +110,9 @@ moved()
 	done <"$net/$([ "$1" = friends ] && echo tcp_friends_stat || echo dev)"
 }
 
-# up_to VALUE SECONDS FUNCTION ARG: wait until the function's number is that.
-# While all processors are busy each process that is started takes long, so this
-# starts but one (as busywait would not).
+# up_to VALUE SECONDS FUNCTION ARG: waits until the function prints VALUE or more.
+# While all processors are busy, each process takes long to start, so this starts
+# only one each time (busywait would start more).
 up_to()
 {
 	local value=$1 end=$((SECONDS + $(patience "$2"))) now
@@ -123,15 +124,15 @@ up_to()
 	done
 }
 
-# Of what friends_xfer printed into the files: calls that ended with an error.
+# refused FILE...: prints how many calls of friends_xfer ended with an error.
 refused()
 {
 	awk '$1 == "connections" { n += $NF } END { print n + 0 }' "$@"
 }
 
 # through PATH KIND PERCENT FAULTS [NAME=VALUE]...: connections of both families
-# move data while so many faults are injected, and go on after them. REFUSED is
-# how many calls ended with an error.
+# move data while FAULTS faults are injected, and go on after the faults. REFUSED is
+# the number of calls that ended with an error.
 through()
 {
 	local path=$1 kind=$2 percent=$3 faults=$4 ns='' family bytes during
@@ -157,7 +158,7 @@ through()
 	during=$(($(moved "$path") - bytes))
 	faults_off "$kind"
 	if [ "$path $kind" = "friends fail_page_alloc" ]; then
-		# Of MSG_ZEROCOPY the module itself must copy pages.
+		# The module itself must copy the pages of MSG_ZEROCOPY.
 		stat_at_least "$ns" wire_memory 1
 		check_err $? "vacuous: there was always memory for friends"
 	fi
@@ -178,7 +179,7 @@ copies()
 {
 	need_faults fail_usercopy || return
 	through "$1" fail_usercopy 10 8000
-	# Memory that is missing can be waited for, but this a program must hear.
+	# The kernel can wait for memory, but must report this fault to the program.
 	((RET)) || [ "$REFUSED" -gt 0 ]
 	check_err $? "vacuous: no call ended with EFAULT"
 }
@@ -249,7 +250,8 @@ wire_pages()
 	pages wire
 }
 
-# Some that should become friends find no memory for that, and take the wire.
+# Some sockets that should become friends find no memory for a pair, and take the
+# wire.
 friends_pairing()
 {
 	local n=16 ns='' pairs path

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Connections with checked streams both ways, for the shell tests: both ends
- * are this process's, in one network namespace or in two. Exits with 0 only
- * when each connection ended well and each byte arrived.
+ * This program runs connections with checked streams both ways, for the shell
+ * tests. Both ends belong to this process, in one network namespace or in two.
+ * It exits with 0 only if each connection ended well and each byte arrived.
  */
 
 #include <arpa/inet.h>
@@ -97,7 +97,7 @@ static void enter(const char *ns)
 	close(fd);
 }
 
-/* What this thread makes from here on is labelled so. */
+/* Give the label @label to all that this thread creates from here on. */
 static void take(const char *label)
 {
 	static const char file[] = "/proc/thread-self/attr/current";
@@ -114,8 +114,9 @@ static void take(const char *label)
 }
 
 /*
- * A connection: client out, client in, server out, server in. By turns, both
- * halves of an end in one thread by poll(), and each in its own that blocks.
+ * This is a connection: client out, client in, server out, server in.
+ * Connections alternate between one thread for both halves of an end, which
+ * polls, and a thread for each half, which blocks.
  */
 struct connection {
 	int client, server;
@@ -188,8 +189,8 @@ static void connect_all(void)
 }
 
 /*
- * From here on the kernel may inject faults into this thread, while somebody has
- * switched them on. The others start and watch the threads, which must not fail.
+ * From here on, the kernel may inject faults into this thread, while injection is switched
+ * on. The threads that start and watch this one must not fail.
  */
 static void make_it_fail(void)
 {
@@ -230,10 +231,10 @@ static void init_streams(struct connection *c, int i)
 		c->h[k].stop = &stop;
 		c->h[k].shut = true;
 		c->h[k].stubborn = opt.faults;
-		/* What else needs memory: pages to be copied, skbs to be cut. */
+		/* Copied pages and split skbs need memory as well. */
 		c->h[k].zerocopy = opt.faults && i % 4 == 1;
 		c->h[k].more = opt.faults && (i % 4 == 0 || i % 4 == 3);
-		/* Some with large writes, some with small ones. */
+		/* Some connections use large writes, and some small ones. */
 		if (i % 4 >= 2)
 			c->h[k].chunk = 4096;
 	}
@@ -285,7 +286,7 @@ static void join_streams(struct connection *c, int i)
 	}
 }
 
-/* The first @max characters of @file of the thread @task of this process. */
+/* Read the first @max characters of @file of the thread @task of this process. */
 static void read_of_task(const char *task, const char *file, char *to, int max)
 {
 	char path[64];
@@ -302,8 +303,9 @@ static void read_of_task(const char *task, const char *file, char *to, int max)
 }
 
 /*
- * What each thread is at: one that waits for the processor (R) is no fault of a
- * connection, one that sleeps (S) beside bytes to be read is.
+ * Print what each thread does. A thread that waits for the processor (R) is no
+ * fault of a connection. A thread that sleeps (S) beside bytes to be read is
+ * one.
  */
 static void print_threads(FILE *f)
 {
@@ -316,7 +318,7 @@ static void print_threads(FILE *f)
 			continue;
 		read_of_task(d->d_name, "stat", stat, sizeof(stat));
 		read_of_task(d->d_name, "wchan", wchan, sizeof(wchan));
-		/* Up to the state, which is behind the name. */
+		/* Keep all up to the state, which is behind the name. */
 		behind = strrchr(stat, ')');
 		if (behind)
 			behind[3] = '\0';
@@ -327,8 +329,9 @@ static void print_threads(FILE *f)
 }
 
 /*
- * Milliseconds that this process could have used: not those in which it was
- * stopped, or in which not even this thread, which seldom asks, had a processor.
+ * Return the milliseconds that this process could have used. This leaves out the time in
+ * which the process was stopped, or in which not even this thread, which seldom runs, had a
+ * processor.
  */
 static uint64_t own_ms(void)
 {
@@ -341,7 +344,7 @@ static uint64_t own_ms(void)
 	return own;
 }
 
-/* True while a half is not over; exits on a stall. */
+/* Return true while a half is not over. Exit on a stall. */
 static bool watch_streams(void)
 {
 	static uint64_t seen[CONNECTIONS_MAX][4], since[CONNECTIONS_MAX][4];
@@ -375,7 +378,7 @@ static bool watch_streams(void)
 	return live;
 }
 
-/* The number of faults of one direction. */
+/* Return the number of faults of one direction. */
 static int judge(int i, const struct half *out, const struct half *in)
 {
 	int faults = 0;
@@ -404,7 +407,7 @@ static int judge(int i, const struct half *out, const struct half *in)
 	return faults;
 }
 
-/* Without a thread, so that what goes in does not depend on who runs when. */
+/* Write without a thread, so that what fits does not depend on which thread runs when. */
 static void fill(struct half *h)
 {
 	uint64_t before;
@@ -457,7 +460,7 @@ static int run_streams(void)
 	return faults;
 }
 
-/* One message of @len bytes from @from to @to, checked. */
+/* Pass one message of @len bytes from @from to @to, and check it. */
 static int pass(int from, int to, uint64_t seed, uint64_t pos, size_t len)
 {
 	static char buf[CHUNK_MAX];
@@ -520,7 +523,7 @@ static int run_rounds(void)
 		struct connection *c = &connections[i];
 		char b;
 
-		/* In one order, so that the segments are the same ones. */
+		/* Close in a fixed order, so that the segments do not vary. */
 		close(c->client);
 		if (recv(c->server, &b, 1, 0))
 			faults++;
@@ -604,7 +607,7 @@ static void parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	/* Nobody is interrupted: the flag is enough. */
+	/* No call has to be interrupted, because the flag is enough. */
 	struct sigaction sa = { .sa_handler = on_signal,
 				.sa_flags = SA_RESTART };
 

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Random programs of socket calls between friends, while somebody forges segments for the
- * same connection, and owners are held by calls that peek in a loop and by page faults that
- * take their time.
+ * This program runs random programs of socket calls between friends. Meanwhile, segments
+ * are forged for the same connection, and sockets are kept owned by user by calls that peek
+ * in a loop and by page faults that last.
  *
- * All of it happens as nobody, in a user namespace. Nothing is promised to such a
- * connection but what is checked here:
- *  - no byte is read that neither the peer nor the forger wrote. Each byte tells in two of
- *    its bits whose it is, and in the other six at which place of the stream;
+ * All of this happens as the user nobody, in a user namespace. Such a connection is only
+ * promised what is checked here:
+ *  - no byte is read that neither the peer nor the forger wrote. Two bits of each byte tell
+ *    whose it is, and the other six tell its place in the stream;
  *  - no call is stuck: each comes back within its time, and a process whose calls own
  *    sockets can be killed;
- *  - when all sockets are closed, TCP's memory, its sockets and the slabs are what they were;
+ *  - when all sockets are closed, TCP's memory, its sockets and the slabs are what they
+ *    were;
  *  - the kernel has not warned.
  *
- * What one program does follows from its seed, but for who runs first.
+ * The seed determines what one program does, but not which thread runs first.
  */
 
 #define _GNU_SOURCE
@@ -40,9 +41,12 @@
 #define IN_PAGES	32
 #define OUT_PAGES	(STREAM / PAGE)
 
-/* Whatever a call waits for, it comes back in this time, but for faults. */
+/* A call comes back in this time, in ms, unless it meets page faults. */
 #define CALL_MS		150
-/* And with faults and a busy host in this; who is killed dies in it. */
+/*
+ * With page faults and on a busy host, a call comes back, and a killed process dies, in
+ * this time.
+ */
 #define STUCK_MS	30000
 
 #define LOAD(x)		__atomic_load_n(&(x), __ATOMIC_SEQ_CST)
@@ -77,7 +81,7 @@ static struct {
 	.family = AF_INET,
 };
 
-/* The forger's, the two that hold owners, and who supplies pages. */
+/* These are the forger, the two that keep sockets owned, and the supplier of pages. */
 enum { FORGER = THREADS, HOLDER, HOLDER_2, SUPPLIER, ALL_THREADS };
 
 static const char *thread_called(int thread)
@@ -89,15 +93,15 @@ static const char *thread_called(int thread)
 	return thread < THREADS ? thread_name[thread] : name[thread - THREADS];
 }
 
-/* What a job tells its father, in shared memory. */
+/* This is what a job reports to the parent process, in shared memory. */
 struct job {
-	pid_t worker, program;		/* the first is the father of the second */
+	pid_t worker, program;		/* the worker is the parent of the program */
 	uint64_t seed, since;
-	bool over;			/* all threads but the one that supplies pages */
+	bool over;			/* all threads but the supplier of pages are over */
 	uint64_t programs, killed, idle;
 	uint64_t moved, forged, held;
 	char why[4096];
-	/* Of the program that runs: since when a thread is in a call, and in which. */
+	/* For the program that runs: since when a thread is in a call, and in which. */
 	uint64_t call_since[ALL_THREADS];
 	const char *call[ALL_THREADS];
 	pid_t tid[ALL_THREADS];
@@ -110,7 +114,7 @@ static struct all {
 } *all;
 
 static struct job *jobs;
-static int right = -1;			/* to have faults that last */
+static int right = -1;			/* descriptor of /dev/userfaultfd, or -1 */
 
 static int stuck_ms(void)
 {
@@ -125,7 +129,7 @@ static void give_up(const char *what)
 
 /* ---- one program, in its process ---- */
 
-/* Whose a byte is. */
+/* This tells whose a byte is. */
 enum { NOBODYS, CLIENTS, SERVERS, FORGERS };
 
 struct end {
@@ -133,11 +137,11 @@ struct end {
 	struct end *peer;
 	union endpoint at;
 	uint32_t isn;
-	int file;			/* its stream, */
-	uint8_t *map;			/* mapped, */
-	uint8_t *forged;		/* and what is forged in its place */
-	struct faults out;		/* its stream in pages that come late */
-	struct faults in;		/* room to read into, the same */
+	int file;			/* holds its stream */
+	uint8_t *map;			/* the mapped file */
+	uint8_t *forged;		/* what is forged in place of the stream */
+	struct faults out;		/* the stream in pages that come late */
+	struct faults in;		/* room to read into, in pages that come late */
 	int in_pipe[2], out_pipe[2];
 	uint8_t *buf;
 	uint64_t sent, received;
@@ -147,13 +151,13 @@ struct end {
 static const struct program *prog;
 static struct job *job;
 static struct end ends[2];
-static uint64_t deadline;		/* of the whole program */
+static uint64_t deadline;		/* when the program ends, in ms */
 static bool stopped, no_supply;
-static uint64_t temper;			/* of the forger */
+static uint64_t temper;			/* the ways that the forger uses */
 static struct faults held[2];
 static pthread_mutex_t failing = PTHREAD_MUTEX_INITIALIZER;
 
-/* The first failure is told, and ends the process. */
+/* Report the first failure, and end the process. */
 static __attribute__((noreturn, format(printf, 1, 2)))
 void fail(const char *format, ...)
 {
@@ -194,7 +198,7 @@ static void pause_us(uint32_t us)
 	nanosleep(&ts, NULL);
 }
 
-/* Its bytes are of one kind. */
+/* Fill a stream with bytes of @whose. */
 static void fill_stream(uint8_t *map, uint64_t seed, int whose)
 {
 	size_t i;
@@ -205,8 +209,9 @@ static void fill_stream(uint8_t *map, uint64_t seed, int whose)
 }
 
 /*
- * What @e has read at @pos. Urgent bytes that are not in line leave gaps, and who peeks does
- * not know where the reader is: then a byte only tells whose it is.
+ * Check what @e has read at @pos. Urgent bytes that are not in line leave gaps, and a
+ * thread that peeks does not know where the reader is. In these cases, a byte only tells
+ * whose it is.
  */
 static void check_bytes(struct end *e, const uint8_t *buf, size_t len, uint64_t pos,
 			bool placed, const char *how)
@@ -230,7 +235,7 @@ static void set_option(struct end *e, int level, int name, int value)
 	setsockopt(e->fd, level, name, &value, sizeof(value));
 }
 
-/* A result that ends this direction, or not. */
+/* Look at a result, which may end this direction. */
 static void look_at(struct end *e, ssize_t n)
 {
 	if (n < 0 && (errno == EPIPE || errno == ECONNRESET || errno == ETIMEDOUT ||
@@ -292,7 +297,7 @@ static void write_step(struct end *e, const struct step *s, uint64_t *state)
 		n = send(e->fd, from, 1, flags | MSG_OOB);
 		break;
 	default:
-		/* Every fourth finds that its pages are not there. */
+		/* Every fourth call finds that its pages are absent. */
 		if (right >= 0 && prng(state) % 4 == 0 && !(flags & MSG_ZEROCOPY)) {
 			len = len < 16 * PAGE ? len : 16 * PAGE;
 			madvise(e->out.pages + at / PAGE * PAGE,
@@ -355,7 +360,7 @@ static void read_step(struct end *e, const struct step *s, uint64_t *state)
 	look_at(e, n);
 	call_ends(thread);
 	if (n <= 0) {
-		/* There may be nothing for a while. */
+		/* There may be nothing to read for a while. */
 		if (n < 0 && errno != EAGAIN)
 			pause_us(1000);
 		if (!n && s->op != SPLICE_OUT)
@@ -400,7 +405,7 @@ static void tinker_step(struct end *e, const struct step *s)
 	case INFO:
 		getsockopt(e->fd, IPPROTO_TCP, TCP_INFO, &info, &len);
 		n = 0;
-		/* In a state without a stream there is none to count. */
+		/* In a state without a stream, there are no bytes to count. */
 		if (!ioctl(e->fd, SIOCINQ, &n) && n < 0)
 			fail("FIONREAD of the %s is %d", end_name[e->id], n);
 		ioctl(e->fd, SIOCOUTQ, &n);
@@ -409,7 +414,7 @@ static void tinker_step(struct end *e, const struct step *s)
 	call_ends(thread);
 }
 
-/* The ending comes before its time: some of the bytes are under way. */
+/* End the connection before its time, while some of the bytes are under way. */
 static void cut_short(struct end *e)
 {
 	static const struct linger reset = { .l_onoff = 1 };
@@ -453,7 +458,7 @@ static void run_thread(int thread)
 
 		i++;
 		if (s->thread != thread) {
-			/* There may be none at all. */
+			/* There may be no steps for this thread. */
 			if (++none > prog->n)
 				pause_us(10000);
 			continue;
@@ -471,7 +476,7 @@ static void run_thread(int thread)
 			read_step(e, s, &state);
 		else
 			tinker_step(e, s);
-		/* All that has been done is to end. */
+		/* All steps are done, and only the ending is left. */
 		if (thread % ROLES == TINKER && i > prog->n && cut(prog) &&
 		    e == &ends[prog->who]) {
 			cut_short(e);
@@ -482,14 +487,14 @@ static void run_thread(int thread)
 
 /* ---- the forger ---- */
 
-/* What the forger does in this program: it has a few ways, and keeps to them. */
+/* These are the ways of the forger. In each program it keeps to a few of them. */
 enum {
 	DATA = 1, DATA_AHEAD = 2, DATA_AGAIN = 4, OLD_ACKS = 8, FUTURE_ACKS = 16,
 	WINDOWS = 32, URGENTS = 64, STAMPS = 128, OUTSIDE = 256, FINS = 512, RSTS = 1024,
 	SYNS = 2048, WAYS = 12,
 };
 
-/* Somewhere in or about the window of @to for what comes from @from. */
+/* Return a place in or near the window of @to, for data from @from. */
 static uint64_t random_place(const struct end *from, const struct end *to, uint64_t *state)
 {
 	uint64_t next = LOAD(from->sent);
@@ -517,7 +522,7 @@ static bool forge_one(int raw, uint64_t *state)
 		.ack = to->isn + 1 + LOAD(to->sent),
 		.flags = ACK, .window = 1000, .data = data,
 	};
-	/* The ways that end a connection have to wait, else nothing comes of the others. */
+	/* The ways that end a connection have to wait, or the others would have no effect. */
 	bool late = now_ms() + 200 > deadline;
 
 	do {
@@ -564,7 +569,7 @@ static void run_forger(void)
 
 	if (raw < 0)
 		die("a raw socket");
-	/* Some programs are attacked all the time, some only later. */
+	/* Some programs are attacked all the time, and some only later. */
 	if (prng(&state) % 4 == 0)
 		pause_us(random_size(&state, 300000));
 	while (!over()) {
@@ -577,7 +582,7 @@ static void run_forger(void)
 	close(raw);
 }
 
-/* ---- who holds owners ---- */
+/* ---- threads that keep sockets owned ---- */
 
 static void run_holder(int id)
 {
@@ -610,7 +615,7 @@ static void run_holder(int id)
 	free(buf);
 }
 
-/* Supplies what others wait for, late; at once when all is over. */
+/* Supply the pages that other threads wait for: late, but at once when all is over. */
 static void run_supplier(void)
 {
 	static uint8_t zeroes[PAGE];
@@ -666,7 +671,7 @@ static void new_namespace(void)
 	close(fd);
 	if (!opt.wire && friends_set("1"))
 		give_up(FRIENDS_SYSCTL);
-	/* What nobody owns any more goes soon. */
+	/* Sockets that no process owns any more are closed soon. */
 	sysctl_set("/proc/sys/net/ipv4/tcp_orphan_retries", "1");
 	sysctl_set("/proc/sys/net/ipv4/tcp_fin_timeout", "1");
 }
@@ -700,7 +705,7 @@ static void connect_ends(void)
 		a.in6.sin6_addr = in6addr_loopback;
 	packets = tap();
 	listener = new_socket();
-	/* The handshake takes the time it takes. */
+	/* The handshake may take as long as it needs. */
 	setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof(none));
 	if (bind(listener, &a.sa, len) || listen(listener, 1) ||
 	    getsockname(listener, &a.sa, &len))
@@ -754,7 +759,7 @@ static void set_up_end(int id)
 		set_option(e, SOL_SOCKET, SO_OOBINLINE, 1);
 }
 
-/* Before it is attacked the connection is one of friends: the first bytes go by them. */
+/* Check that friends carry the first bytes, before the connection is attacked. */
 static void meet(void)
 {
 	uint64_t end = now_ms() + patience(2000), before = friends_stat("bytes");
@@ -769,7 +774,7 @@ static void meet(void)
 			if (n <= 0)
 				die("send");
 			ends[i].sent += n;
-			/* A time-out may come first where the host is busy. */
+			/* Where the host is busy, a time-out may come first. */
 			while (ends[!i].received < ends[i].sent) {
 				n = recv(ends[!i].fd, buf,
 					 ends[i].sent - ends[!i].received, 0);
@@ -812,7 +817,7 @@ static void run_program(const struct program *p, bool to_be_killed)
 
 	prog = p;
 	signal(SIGPIPE, SIG_IGN);
-	/* It does not outlive its worker. */
+	/* The program does not outlive its worker. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	STORE(job->over, false);
 	memset(job->call_since, 0, sizeof(job->call_since));
@@ -825,14 +830,17 @@ static void run_program(const struct program *p, bool to_be_killed)
 	set_up_end(0);
 	set_up_end(1);
 	meet();
-	/* On a busy host a round trip may take longer than this: not before they have met. */
+	/*
+	 * On a busy host a round trip may take longer than this, so it waits until friends
+	 * carry data.
+	 */
 	if (!opt.wire && p->asked)
 		revalidate_set("20");
 
 	ms = 200 + prng(&state) % 800;
 	ms = slow() ? 3 * ms : ms;
 	temper = prng(&state) & ((1 << WAYS) - 1);
-	/* Half of them keep to what ends nothing. */
+	/* Half of the programs keep to the ways that do not end the connection. */
 	if (prng(&state) % 2)
 		temper &= FINS - 1;
 	temper |= DATA | OLD_ACKS;
@@ -848,7 +856,7 @@ static void run_program(const struct program *p, bool to_be_killed)
 			die("threads");
 	}
 	if (to_be_killed) {
-		/* What waits for a page then waits until it is killed. */
+		/* A thread that waits for a page then waits until it is killed. */
 		while (!over())
 			pause_us(5000);
 		STORE(no_supply, true);
@@ -870,7 +878,7 @@ static void run_program(const struct program *p, bool to_be_killed)
 	job->moved += before;
 	job->idle += !before;
 
-	/* What is there is looked at once more; then each end closes in its way. */
+	/* Check what is left to read. Then close each end in its way. */
 	for (i = 0; i < 2; i++) {
 		while ((n = recv(ends[i].fd, ends[i].buf, STREAM, MSG_DONTWAIT)) > 0) {
 			check_bytes(&ends[i], ends[i].buf, n, ends[i].received, true, "read");
@@ -883,9 +891,9 @@ static void run_program(const struct program *p, bool to_be_killed)
 	_exit(0);
 }
 
-/* ---- the programs' father ---- */
+/* ---- the parent of the programs ---- */
 
-/* Not before @pid has ended: what becomes of it, or -1 when it does not end. */
+/* Wait until @pid has ended. Return its status, or -1 if it does not end within @ms. */
 static int ends_within(pid_t pid, int ms)
 {
 	uint64_t end = now_ms() + ms;
@@ -901,7 +909,7 @@ static int ends_within(pid_t pid, int ms)
 	return -1;
 }
 
-/* Programs one after the other, in a namespace of their own, until all is over. */
+/* Run programs one after the other, in a namespace of their own, until all is over. */
 static void run_worker(void)
 {
 	struct program *p = malloc(sizeof(*p));
@@ -910,7 +918,7 @@ static void run_worker(void)
 
 	if (!p)
 		give_up("malloc");
-	/* The right is root's; what becomes of it is nobody's. */
+	/* The descriptor of /dev/userfaultfd was opened as root. The programs run as nobody. */
 	new_namespace();
 	while (!LOAD(all->stop) && !*job->why) {
 		job->seed = ADD(all->next_seed, 1) - 1;
@@ -924,13 +932,13 @@ static void run_worker(void)
 			run_program(p, killed);
 		STORE(job->program, pid);
 		if (killed) {
-			/* Somewhere behind its time, of which it says nothing. */
+			/* Kill the program some time after its end was due. */
 			sleep_ms(slow() ? 5000 : 1800);
 			kill(pid, SIGKILL);
 			STORE(job->since, now_ms());
 			job->killed++;
 		}
-		/* The father of us all looks how long that takes. */
+		/* The parent of all jobs watches how long this takes. */
 		if (waitpid(pid, &status, 0) != pid)
 			give_up("waitpid");
 		STORE(job->since, 0);
@@ -946,7 +954,7 @@ static void run_worker(void)
 	_exit(!!*job->why);
 }
 
-/* Pages of TCP's memory, its sockets, KiB of slab that nobody takes back. */
+/* This is TCP's memory in pages, its sockets, and KiB of slab that cannot be reclaimed. */
 struct memory {
 	long pages, sockets, orphans, slab;
 };
@@ -978,16 +986,16 @@ static struct memory memory_now(void)
 	return m;
 }
 
-/* What the module keeps for the next messages is no leak. */
+/* Empty the module's skb cache, which is no leak. */
 static void drop_spent(void)
 {
 	sysctl_set("/proc/sys/vm/drop_caches", "2");
 }
 
 /*
- * Whether what was there @before is there again; each processor holds some of TCP's pages
- * back. The debug kernel's slabs hold what KASAN keeps from being used again, and what
- * kmemleak, which looks for itself, notes of each object.
+ * Return whether the memory of @before is there again. Each CPU may hold some of TCP's
+ * pages back. The slabs of the debug kernel also hold what KASAN keeps from being reused,
+ * and what kmemleak notes of each object; kmemleak looks for leaks by itself.
  */
 static bool memory_is_back(const struct memory *before, uint64_t programs)
 {
@@ -1011,7 +1019,7 @@ static bool memory_is_back(const struct memory *before, uint64_t programs)
 	return now_ms() < end;
 }
 
-/* What the kernel has had to complain about. */
+/* Return the flags of what the kernel has complained about. */
 static unsigned long tainted(void)
 {
 	FILE *f = fopen("/proc/sys/kernel/tainted", "r");
@@ -1021,7 +1029,7 @@ static unsigned long tainted(void)
 		flags = 0;
 	if (f)
 		fclose(f);
-	/* A bad page, an oops, a warning, a lockup. */
+	/* These are a bad page, an oops, a warning and a lockup. */
 	return flags & (1 << 5 | 1 << 7 | 1 << 9 | 1 << 14);
 }
 
@@ -1038,7 +1046,7 @@ static void show_file(pid_t pid, pid_t tid, const char *name)
 		fclose(f);
 }
 
-/* Where the threads of the program are. */
+/* Print where the threads of the program are. */
 static void show_threads(struct job *j)
 {
 	int i;
@@ -1055,7 +1063,7 @@ static void show_threads(struct job *j)
 	}
 }
 
-/* What is wrong with the job, or NULL. */
+/* Return what is wrong with the job, or NULL. */
 static const char *complaint(struct job *j)
 {
 	uint64_t since = LOAD(j->since), begun;
@@ -1088,7 +1096,7 @@ static void report(struct job *j, const char *why)
 	fflush(stdout);
 }
 
-/* It dies at once, whatever its threads own or wait for. */
+/* Kill the job, which must die at once, whatever its threads own or wait for. */
 static void kill_job(struct job *j)
 {
 	pid_t program = LOAD(j->program);
@@ -1098,7 +1106,7 @@ static void kill_job(struct job *j)
 	kill(j->worker, SIGKILL);
 	if (ends_within(j->worker, stuck_ms()) == -1)
 		printf("# a worker cannot be killed\n");
-	/* Its father is gone, and we are the next one. */
+	/* The program's parent is dead, so this process is its parent now. */
 	if (program && ends_within(program, stuck_ms()) == -1) {
 		printf("# a program cannot be killed; its threads:\n");
 		show_threads(j);
@@ -1148,7 +1156,7 @@ static bool run_jobs(void)
 		}
 	}
 	STORE(all->stop, true);
-	/* What has failed may not end by itself. */
+	/* A job that has failed may not end by itself. */
 	for (i = 0; i < opt.jobs && !good; i++)
 		kill_job(&jobs[i]);
 	for (i = 0; i < opt.jobs && good; i++) {
@@ -1231,7 +1239,7 @@ int main(int argc, char **argv)
 	all->next_seed = opt.seed;
 	jobs = all->job;
 	right = faults_right();
-	/* Programs whose worker was killed come to us. */
+	/* Programs whose worker was killed become children of this process. */
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	printf("# fuzz -s %" PRIu64 "%s%s%s\n", opt.seed, opt.family == AF_INET ? "" : " -6",
 	       opt.wire ? " -w" : "", right < 0 ? "; no page faults, for want of userfaultfd" : "");
@@ -1253,7 +1261,7 @@ int main(int argc, char **argv)
 	if (!opt.wire)
 		printf("# friends moved %" PRIu64 " bytes while they were attacked; nothing in %"
 		       PRIu64 " programs\n", moved, idle);
-	/* What is stuck keeps its memory. */
+	/* A program that is stuck keeps its memory. */
 	back = !good || memory_is_back(&before, programs);
 	if (!back)
 		printf("# memory is missing when all sockets are closed\n");

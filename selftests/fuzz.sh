@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# fuzz.sh [SECONDS]: random programs under attack for so long, half of them over IPv6, from
-# a seed that is printed; FRIENDS_SEED is the seed instead.
+# fuzz.sh [SECONDS]: runs random programs under attack for SECONDS, half of them over IPv6. The seed
+# is printed; FRIENDS_SEED sets it.
 
 . "$(dirname "$0")/lib/common.sh"
 
@@ -12,12 +12,12 @@ programs()
 {
 	local seed=${FRIENDS_SEED:-$(date +%s)} rc=0
 
-	# What was begun when the time is over is brought to its end, and then the memory
-	# must come back.
+	# When the time is over, fuzz finishes the programs that it has begun. Then the memory must
+	# come back.
 	timeout "$((SECONDS_EACH + $(patience 200)))" \
 		fuzz -s "$seed" -t "$SECONDS_EACH" "$@" >"$TMP/fuzz" 2>&1 || rc=$?
 	check_err "$rc" "fuzz -s $seed $* failed, with status $rc"
-	# The marks of comments are for whoever runs it alone.
+	# The marks of comments are meant for a user who runs fuzz alone.
 	sed 's/^# //' "$TMP/fuzz"
 }
 

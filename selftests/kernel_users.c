@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Those in the kernel who read a socket's queue by themselves: TLS, pages that
- * are mapped to the reader, pipes.
+ * These tests cover code of the kernel that reads a socket's queue by itself:
+ * TLS, pages that are mapped to the reader, and pipes.
  */
 
 #include <linux/tls.h>
@@ -26,7 +26,7 @@
 
 CONNECTION_FIXTURE(kernel_users);
 
-/* False where the kernel has no TLS. */
+/* Begin to use TLS. Return false if the kernel has none. */
 static bool tls_begin(struct __test_metadata *_metadata, int fd)
 {
 	if (!setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")))
@@ -35,7 +35,10 @@ static bool tls_begin(struct __test_metadata *_metadata, int fd)
 	return false;
 }
 
-/* @direction is TLS_TX or TLS_RX, @key the same at the other end. */
+/*
+ * Set a key. @direction is TLS_TX or TLS_RX, and @key must be that of the other
+ * end.
+ */
 static void tls_key(struct __test_metadata *_metadata, int fd, int direction,
 		    int version, char key)
 {
@@ -51,7 +54,7 @@ static void tls_key(struct __test_metadata *_metadata, int fd, int direction,
 		TH_LOG("a key for direction %d: %m", direction);
 }
 
-/* Some data both ways at once. */
+/* Stream some data both ways at once. */
 static void stream_both_ways(struct __test_metadata *_metadata, int client,
 			     int server, uint64_t size)
 {
@@ -77,8 +80,9 @@ static void stream_both_ways(struct __test_metadata *_metadata, int client,
 	} while (0)
 
 /*
- * The plain bytes before it are still unread when each end begins to encrypt;
- * it begins to decrypt when it has read them. TLS 1.3 over IPv6, else 1.2.
+ * When each end begins to encrypt, plain bytes from before are still unread. An
+ * end begins to decrypt when it has read them. IPv6 uses TLS 1.3, and IPv4 uses
+ * 1.2.
  */
 TEST_F(kernel_users, tls)
 {
@@ -112,7 +116,7 @@ TEST_F(kernel_users, tls)
 	EXPECT_CARRIED(sent + 10000);
 }
 
-/* One end only: it decrypts what its friend brought as plain bytes. */
+/* Only one end uses TLS. It decrypts what its friend moved as plain bytes. */
 TEST_F(kernel_users, tls_of_what_is_there)
 {
 	const int plain = 40000;
@@ -120,7 +124,7 @@ TEST_F(kernel_users, tls_of_what_is_there)
 	int from, to, len = 0, at, n;
 	static char text[50000];
 
-	/* Another connection makes the records. */
+	/* Another connection creates the records. */
 	open_connection(_metadata, variant->ends, NULL, &from, &to);
 	if (!tls_begin(_metadata, from))
 		NO_TLS();
@@ -144,14 +148,14 @@ TEST_F(kernel_users, tls_of_what_is_there)
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
 	tls_key(_metadata, self->server, TLS_RX, TLS_1_2_VERSION, 'c');
 	recv_pattern(_metadata, self->server, SEED, 0, plain);
-	/* The other direction is as plain as it was. */
+	/* The other direction stays plain. */
 	send_pattern(_metadata, self->server, SEED, 0, 1000, 0);
 	recv_pattern(_metadata, self->client, SEED, 0, 1000);
 }
 
 /*
- * TCP_ZEROCOPY_RECEIVE: what are whole pages may be mapped, the rest comes in
- * a buffer or is left for recv(). Returns how much was mapped.
+ * Receive by TCP_ZEROCOPY_RECEIVE. Whole pages may be mapped, and the rest
+ * comes in a buffer or is left for recv(). Return how many bytes were mapped.
  */
 static uint64_t receive_mapped(struct __test_metadata *_metadata, int fd,
 			       uint64_t len)
@@ -213,7 +217,10 @@ TEST_F(kernel_users, zerocopy_receive)
 	EXPECT_CARRIED(size);
 }
 
-/* Copied for the receiver into whole pages, so that they are mapped. */
+/*
+ * The bytes are copied for the receiver into whole pages, so that they can be
+ * mapped.
+ */
 TEST_F(kernel_users, zerocopy_receive_of_pages)
 {
 	const size_t page = getpagesize(), len = 16 * page;
@@ -227,7 +234,7 @@ TEST_F(kernel_users, zerocopy_receive_of_pages)
 	pattern_fill(buf, len, SEED, 0);
 	ASSERT_EQ((ssize_t)len, send(self->client, buf, len, MSG_ZEROCOPY));
 	wait_readable(_metadata, self->server, len);
-	/* Mapped or not, what was received is the receiver's own. */
+	/* Mapped or not, the received bytes are the receiver's own. */
 	memset(buf, 0, len);
 	EXPECT_LT(0, receive_mapped(_metadata, self->server, len));
 	EXPECT_CARRIED(len);
@@ -251,7 +258,7 @@ TEST_F(kernel_users, tee)
 	}
 	EXPECT_EQ(4096, read(one[0], buf, sizeof(buf)));
 	EXPECT_EQ(-1, pattern_check(buf, 4096, SEED, 0));
-	/* From the second pipe it goes back over the connection. */
+	/* The bytes of the second pipe go back over the connection. */
 	EXPECT_EQ(4096, splice(two[0], NULL, self->server, NULL, 4096, 0));
 	recv_pattern(_metadata, self->client, SEED, 0, 4096);
 	EXPECT_CARRIED(21 * 4096);

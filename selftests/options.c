@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Socket options, and the numbers that sockets tell of themselves. */
+/* These tests cover socket options, and the numbers that sockets report. */
 
 #include <time.h>
 #include <linux/errqueue.h>
@@ -13,7 +13,7 @@
 #define SEED	0x6f7074696f6eULL
 #define MIB	1048576ULL
 
-/* TCP_ESTABLISHED, whose header does not go with linux/tcp.h. */
+/* This is TCP_ESTABLISHED, whose header does not go with linux/tcp.h. */
 #define ESTABLISHED	1
 
 CONNECTION_FIXTURE(options);
@@ -38,7 +38,7 @@ static struct tcp_info info_of(int fd)
 	return info;
 }
 
-/* On the wire it takes an ACK, which may be a delayed one. */
+/* Wait until all is acknowledged. On the wire this takes an ACK, which may be a delayed one. */
 static void wait_acked(struct __test_metadata *_metadata, int fd)
 {
 	uint64_t end = now_ms() + patience(1000);
@@ -62,7 +62,7 @@ static uint32_t meminfo(int fd, int which)
 	return info[which];
 }
 
-/* Both ends anew, with options set before the handshake. */
+/* This is a connection that is opened again, with options set before the handshake. */
 struct ends_anew {
 	int listener;
 	int client;
@@ -104,7 +104,7 @@ static void end_anew(struct __test_metadata *_metadata, struct ends_anew *e,
 	close(e->listener);
 }
 
-/* @size bytes from @from to @to by large writes and reads at the same time. */
+/* Stream @size bytes from @from to @to by large writes and reads at the same time. */
 static void stream(struct __test_metadata *_metadata, int from, int to,
 		   uint64_t size)
 {
@@ -127,7 +127,7 @@ static void stream(struct __test_metadata *_metadata, int from, int to,
 	half_free(&h[1]);
 }
 
-/* Write until neither end takes any more for a while; returns how much. */
+/* Write until neither end takes any more for a while. Return the number of bytes. */
 static uint64_t fill(int fd, size_t chunk)
 {
 	static char buf[65536];
@@ -185,7 +185,7 @@ TEST_F(options, info_counts)
 	EXPECT_EQ(0, c.tcpi_unacked);
 	EXPECT_EQ(0, s.tcpi_unacked);
 
-	/* One writes a hundred times, and waits for the reader. */
+	/* The client writes a hundred times, and waits for the reader. */
 	EXPECT_LE(100, c.tcpi_data_segs_out);
 	EXPECT_LE(c.tcpi_data_segs_out, c.tcpi_segs_out);
 	EXPECT_LE(s.tcpi_data_segs_in, s.tcpi_segs_in);
@@ -200,7 +200,7 @@ TEST_F(options, info_counts)
 	EXPECT_CARRIED(there + back);
 }
 
-/* What is a while ago, and what is not any more after @len bytes. */
+/* Check which times are long ago, and which no longer are after @len bytes. */
 static void info_times(struct __test_metadata *_metadata, int client,
 		       int server, uint64_t pos, size_t len)
 {
@@ -221,7 +221,7 @@ static void info_times(struct __test_metadata *_metadata, int client,
 	EXPECT_GE(patience(200), c.tcpi_last_data_sent);
 	EXPECT_GE(patience(200), c.tcpi_last_ack_recv);
 	EXPECT_GE(patience(200), s.tcpi_last_data_recv);
-	/* It was one way. */
+	/* Data was sent in one direction only. */
 	EXPECT_LE(250, s.tcpi_last_data_sent);
 	EXPECT_LE(250, c.tcpi_last_data_recv);
 }
@@ -233,7 +233,7 @@ TEST_F(options, info_times)
 	EXPECT_CARRIED(60001);
 }
 
-/* A receiver that does not read limits the sender, and it says so. */
+/* A receiver that does not read limits the sender, and the sender reports this. */
 TEST_F(options, info_limited)
 {
 	struct tcp_info before, after;
@@ -257,7 +257,7 @@ TEST_F(options, info_limited)
 	EXPECT_CARRIED(sent);
 }
 
-/* What programs take from it to choose sizes and rates is known after a stream. */
+/* After a stream, the numbers from which programs choose sizes and rates are known. */
 TEST_F(options, info_learnt)
 {
 	const uint64_t end = now_ms() + 700;
@@ -274,12 +274,12 @@ TEST_F(options, info_learnt)
 	EXPECT_LT(0, c.tcpi_busy_time);
 	EXPECT_LE(c.tcpi_busy_time, 1000ULL * patience(10000));
 	EXPECT_LT(0, s.tcpi_rcv_rtt);
-	/* A segment that came, or as much as one may have. */
+	/* This is the size of a segment that came, or the largest one that may come. */
 	EXPECT_LE(s.tcpi_advmss < 4096 ? s.tcpi_advmss - 100 : 4096, s.tcpi_rcv_mss);
 	EXPECT_CARRIED(sent);
 }
 
-/* A reader that takes 128 KiB every 20 ms has no buffer for what it could read in between. */
+/* A reader that takes 128 KiB every 20 ms gets no buffer for all that it could read in between. */
 TEST_F(options, buffer_of_slow_reader)
 {
 	static char buf[128 * 1024];
@@ -301,7 +301,7 @@ TEST_F(options, buffer_of_slow_reader)
 	EXPECT_CARRIED_ANY();
 }
 
-/* Buffers whose sizes were not asked for grow with what they are used for. */
+/* Buffers whose sizes were not set grow with their use. */
 TEST_F(options, buffers_autotuned)
 {
 	const uint64_t size = scaled(64 * MIB);
@@ -314,7 +314,7 @@ TEST_F(options, buffers_autotuned)
 	EXPECT_CARRIED(size);
 }
 
-/* The others stay as they are, on live connections too. */
+/* Buffers whose sizes were set stay as they are, also on live connections. */
 TEST_F(options, buffers_set)
 {
 	const uint64_t size = scaled(16 * MIB);
@@ -331,7 +331,7 @@ TEST_F(options, buffers_set)
 	EXPECT_CARRIED(size);
 }
 
-/* Memory is with whom the data is. */
+/* The end that has the data is charged for it. */
 TEST_F(options, meminfo)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 30000, 0);
@@ -351,7 +351,7 @@ TEST_F(options, meminfo)
 	EXPECT_CARRIED(30000);
 }
 
-/* The time that message @type of SOL_SOCKET gives for 1000 bytes, or 0. */
+/* Receive 1000 bytes. Return the time that message @type of SOL_SOCKET gives for them, or 0. */
 static time_t received_at(struct __test_metadata *_metadata, int fd,
 			  uint64_t pos, int type)
 {
@@ -372,7 +372,7 @@ static time_t received_at(struct __test_metadata *_metadata, int fd,
 	return 0;
 }
 
-/* Only the wire stamps what it brings; without the option friends are back. */
+/* Only the wire stamps data. Without the option, friends carry data again. */
 static void timestamps(struct __test_metadata *_metadata, int client,
 		       int server, int option, int value)
 {
@@ -382,7 +382,7 @@ static void timestamps(struct __test_metadata *_metadata, int client,
 	int i;
 
 	set_int(_metadata, server, SOL_SOCKET, option, value);
-	/* The kernel begins to stamp a moment after it was told to. */
+	/* The kernel begins to stamp a moment after the option is set. */
 	do {
 		send_pattern(_metadata, client, SEED, pos, 1000, 0);
 		at = received_at(_metadata, server, pos, option);
@@ -421,7 +421,7 @@ TEST_F(options, timestamping_received)
 	EXPECT_CARRIED(sent);
 }
 
-/* The kind of stamp (SCM_TSTAMP_*) that the error queue has next, and its key. */
+/* Return the kind (SCM_TSTAMP_*) of the next stamp in the error queue, and its key. */
 static int next_stamp(struct __test_metadata *_metadata, int fd, uint32_t *key)
 {
 	struct sock_extended_err *err = NULL;
@@ -475,7 +475,7 @@ TEST_F(options, timestamping_sent)
 	EXPECT_CARRIED(sent);
 }
 
-/* Where the last data came from, which on lo is where the sender runs. */
+/* The option is the CPU that the last data came from. On lo, this is the sender's CPU. */
 TEST_F(options, incoming_cpu)
 {
 	int cpu;
@@ -511,7 +511,7 @@ TEST_F(options, busy_poll)
 	EXPECT_CARRIED(sent + MIB);
 }
 
-/* Both ends keep to the smaller of the two sizes, also in what they count. */
+/* Both ends keep to the smaller of the two sizes, also in their counters. */
 TEST_F(options, maxseg)
 {
 	struct tcp_info before, after;
@@ -539,7 +539,7 @@ TEST_F(options, maxseg)
 	EXPECT_CARRIED(MIB);
 }
 
-/* The first window is no larger; data may then make TCP forget the clamp. */
+/* The first window is no larger than the clamp. Data may then make TCP forget the clamp. */
 TEST_F(options, window_clamp)
 {
 	struct ends_anew e;
@@ -558,16 +558,16 @@ TEST_F(options, window_clamp)
 }
 
 /*
- * Of a live connection: what is under way is bounded, which makes the wire slow.
- * Between friends nothing is under way. Either way what is unread grows until
- * the buffer is full.
+ * The clamp is set on a live connection. It bounds what is under way, which makes the wire
+ * slow. Between friends nothing is under way. In both cases, unread data grows until the
+ * buffer is full.
  */
 TEST_F(options, window_clamp_set_later)
 {
 	uint64_t sent;
 	int n = -1;
 
-	/* Little enough for a small window. */
+	/* These buffers are small enough for a small window. */
 	set_int(_metadata, self->client, SOL_SOCKET, SO_SNDBUF, 50000);
 	set_int(_metadata, self->server, SOL_SOCKET, SO_RCVBUF, 100000);
 	stream(_metadata, self->client, self->server, MIB);
@@ -614,12 +614,12 @@ static void set_congestion(struct __test_metadata *_metadata, int fd,
 				strlen(control)))
 		TH_LOG("%s: %m", control);
 	EXPECT_EQ(0, getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len));
-	/* dctcp is another one where ECN was not agreed on. */
+	/* dctcp has another name where ECN was not agreed on. */
 	EXPECT_EQ(0, strncmp(control, name, strlen(control)))
 		TH_LOG("%s is %s", control, name);
 }
 
-/* Each that this kernel has, in mid-stream at both ends, and the first one again. */
+/* Use each algorithm of this kernel in mid-stream at both ends, and the first one again. */
 TEST_F(options, congestion)
 {
 	const uint64_t size = scaled(4 * MIB);
@@ -644,7 +644,7 @@ TEST_F(options, congestion)
 	EXPECT_CARRIED(set * (size + 100000));
 }
 
-/* A sender that limits itself. */
+/* A paced sender limits itself. */
 TEST_F(options, pacing_rate)
 {
 	uint64_t start;
@@ -658,7 +658,7 @@ TEST_F(options, pacing_rate)
 	EXPECT_CARRIED_ANY();
 }
 
-/* The SYN that made it, once. */
+/* The server returns the SYN that created it, once. */
 TEST_F(options, saved_syn)
 {
 	unsigned char syn[256];
@@ -690,7 +690,7 @@ TEST_F(options, saved_syn)
 	EXPECT_CARRIED(sent);
 }
 
-/* What a filter drops comes again when the filter is gone. */
+/* Data that a filter drops comes again when the filter is removed. */
 TEST_F(options, filter)
 {
 	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
@@ -711,7 +711,7 @@ TEST_F(options, filter)
 	EXPECT_CARRIED_ANY();
 }
 
-/* The SYN hands its mark on; what is set later is one's own. */
+/* The server inherits the mark of the SYN. A mark that is set later is the socket's own. */
 TEST_F(options, mark)
 {
 	struct ends_anew e;
@@ -735,7 +735,10 @@ struct option {
 	int level, name, value;
 };
 
-/* What an end sends after it has set @value takes the wire, until it has a route again. */
+/*
+ * After an end has set @value, its data takes the wire until the end has a route again.
+ * Return the number of bytes.
+ */
 static uint64_t new_route(struct __test_metadata *_metadata, int fd, int other,
 			  bool friends, int level, int name, int value)
 {
@@ -751,7 +754,7 @@ static uint64_t new_route(struct __test_metadata *_metadata, int fd, int other,
 	return sent;
 }
 
-/* What is sent next has the new mark, also the route that it leads to. */
+/* Data that is sent next has the new mark, and takes the route that the mark leads to. */
 TEST_F(options, mark_set_later)
 {
 	uint64_t sent = talk(_metadata, self->client, self->server);
@@ -763,7 +766,7 @@ TEST_F(options, mark_set_later)
 	EXPECT_CARRIED(sent);
 }
 
-/* The same for whatever else may lead elsewhere. */
+/* Each other option that may change the route makes data take the wire, too. */
 TEST_F(options, route_set_later)
 {
 	const struct option set[] = {
@@ -788,7 +791,7 @@ TEST_F(options, route_set_later)
 	EXPECT_CARRIED(sent);
 }
 
-/* Who is bound to another device is not found any more by what comes in by lo. */
+/* Segments that come in on lo do not find a socket that is bound to another device later. */
 static void bound_later(struct __test_metadata *_metadata, int bound, int other)
 {
 	char c;
@@ -820,7 +823,7 @@ TEST_F(options, client_bound_later)
 	EXPECT_CARRIED(sent);
 }
 
-/* Both ends set it, unless it is not for what they are; 0 or the error. */
+/* Set an option at both ends, unless it is for another family. Each result must be @error. */
 static void set_both(struct __test_metadata *_metadata, int client, int server,
 		     enum ends ends, const struct option *o, int error)
 {
@@ -837,7 +840,7 @@ static void set_both(struct __test_metadata *_metadata, int client, int server,
 	}
 }
 
-/* Options of which the stream itself sees nothing, and those that are refused. */
+/* These options do not change the stream, or are refused. */
 TEST_F(options, without_effect)
 {
 	static const struct option set[] = {
@@ -923,7 +926,7 @@ TEST_F(options, without_effect)
 	EXPECT_CARRIED(sent);
 }
 
-/* Who asks for a larger TTL than the peer sends gets nothing, until it asks no more. */
+/* A receiver that asks for a larger TTL than the peer sends gets nothing, until it asks no more. */
 TEST_F(options, least_ttl)
 {
 	const int large = 255, none = 0;
@@ -932,7 +935,7 @@ TEST_F(options, least_ttl)
 
 	talk(_metadata, self->client, fd);
 	before = friends_stat("wire_headers");
-	/* One of the two, or both where addresses are mapped. */
+	/* One of the two options applies, or both where addresses are mapped. */
 	setsockopt(fd, IPPROTO_IPV6, IPV6_MINHOPCOUNT, &large, sizeof(large));
 	setsockopt(fd, IPPROTO_IP, IP_MINTTL, &large, sizeof(large));
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
@@ -946,8 +949,8 @@ TEST_F(options, least_ttl)
 }
 
 /*
- * What @from sends comes, but the ACKs for it do not reach @from, who is @deaf, until it
- * hears again.
+ * Data from @from arrives. If @from is @deaf, the ACKs for the data do not reach it. Later,
+ * they do.
  */
 static void without_acks(struct __test_metadata *_metadata, int from, int to,
 			 bool deaf)
@@ -966,7 +969,7 @@ static void without_acks(struct __test_metadata *_metadata, int from, int to,
 	}
 }
 
-/* The same of a sender, who hears no ACKs meanwhile. */
+/* A sender that asks for a larger TTL gets no ACKs meanwhile. */
 TEST_F(options, least_ttl_of_sender)
 {
 	const int large = 255, none = 0;
@@ -987,7 +990,7 @@ TEST_F(options, least_ttl_of_sender)
 	EXPECT_CARRIED(sent + MIB);
 }
 
-/* A filter of the sender's drops the ACKs. */
+/* A filter of the sender drops the ACKs. */
 TEST_F(options, filter_of_sender)
 {
 	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
@@ -1010,8 +1013,9 @@ TEST_F(options, filter_of_sender)
 }
 
 /*
- * Options of IP that no receiver takes: a loose source route, where nobody has allowed
- * these, and an option for the destination that it is to drop if it does not know it.
+ * Set IP options that no receiver takes. For IPv4 this is a loose source route, which
+ * nobody has allowed. For IPv6 it is a destination option that makes a receiver drop the
+ * packet if it does not know the option.
  */
 static void set_refused(struct __test_metadata *_metadata, int fd, enum ends ends,
 			bool on)
@@ -1026,7 +1030,7 @@ static void set_refused(struct __test_metadata *_metadata, int fd, enum ends end
 				on ? sizeof(route) : 0));
 }
 
-/* What is sent with them does not come, until it is sent without. */
+/* Data that is sent with the options does not come, until it is sent without them. */
 TEST_F(options, options_of_ip_refused)
 {
 	uint64_t sent = talk(_metadata, self->client, self->server);
@@ -1044,7 +1048,7 @@ TEST_F(options, options_of_ip_refused)
 	EXPECT_CARRIED(sent + MIB);
 }
 
-/* An option that the receiver skips: friends wait for as long as it is sent. */
+/* The receiver skips this option. Data takes the wire for as long as the option is sent. */
 TEST_F(options, options_of_ip)
 {
 	static const unsigned char nothing[] = { 1, 1, 1, 1 };
@@ -1078,7 +1082,7 @@ TEST_F(options, options_of_ip)
 	EXPECT_CARRIED(sent + MIB);
 }
 
-/* A policy of IPsec for this socket alone, that lets nothing pass; or none. */
+/* Set an IPsec policy for this socket alone, which lets nothing pass, or remove the policy. */
 static void set_policy(struct __test_metadata *_metadata, int fd, enum ends ends,
 		       int direction, bool on)
 {
@@ -1098,7 +1102,7 @@ static void set_policy(struct __test_metadata *_metadata, int fd, enum ends ends
 TEST_F(options, ipsec_set_later)
 {
 	uint64_t sent = talk(_metadata, self->client, self->server);
-	/* A socket of IPv6 has none for what comes over IPv4. */
+	/* An IPv6 socket has no policy for what comes over IPv4. */
 	const int ends = variant->ends == MAPPED ? 1 : 2;
 	int i;
 
@@ -1122,7 +1126,7 @@ TEST_F(options, ipsec_set_later)
 	EXPECT_CARRIED_ANY();
 }
 
-/* The number that control message @type of @level has in what @name tells of @fd. */
+/* Return the number in control message @type of @level that option @name of @fd returns. */
 static int told(struct __test_metadata *_metadata, int fd, int level, int name,
 		int type)
 {
@@ -1142,8 +1146,8 @@ static int told(struct __test_metadata *_metadata, int fd, int level, int name,
 }
 
 /*
- * IPv6 tells the hop limit and the traffic class of what came last; also a sender, of the
- * last ACK.
+ * IPv6 reports the hop limit and the traffic class of the last packet. At a sender, this
+ * packet is the last ACK.
  */
 static void told_of_last(struct __test_metadata *_metadata, int fd, int other,
 			 bool friends)
@@ -1182,7 +1186,7 @@ static void told_of_last(struct __test_metadata *_metadata, int fd, int other,
 	}
 }
 
-/* IPv4 tells those of the SYN, whatever comes later. */
+/* IPv4 reports the TTL and the TOS of the SYN, whatever comes later. */
 static void told_of_syn(struct __test_metadata *_metadata, int fd, int other)
 {
 	int i;
@@ -1213,11 +1217,11 @@ TEST_F(options, headers_told)
 		told_of_syn(_metadata, self->server, self->client);
 	}
 	stream(_metadata, self->client, self->server, MIB);
-	/* Nothing of what was asked for is left. */
+	/* No option has an effect after it is switched off. */
 	EXPECT_CARRIED(sent + MIB + (variant->ends == IPV6 ? 0 : 3000));
 }
 
-/* A socket of IPv6 that is connected over IPv4 can become one of IPv4. */
+/* An IPv6 socket that is connected over IPv4 can become an IPv4 socket. */
 TEST_F(options, address_form)
 {
 	const int inet = AF_INET;
@@ -1238,7 +1242,7 @@ TEST_F(options, address_form)
 	EXPECT_CARRIED(sent + 1000 + 2 * MIB);
 }
 
-/* A raw socket for TCP has all segments, IPv4 and IPv6. */
+/* A raw socket for TCP gets all segments, for IPv4 and IPv6. */
 TEST_F(options, raw_listener)
 {
 	static char packet[65536];
@@ -1252,7 +1256,7 @@ TEST_F(options, raw_listener)
 	talk(_metadata, self->client, self->server);
 	while (recv(raw, packet, sizeof(packet), 0) > 0)
 		seen++;
-	/* At least one each way. */
+	/* There is at least one segment each way. */
 	EXPECT_LE(2, seen);
 	if (variant->friends)
 		EXPECT_LE(before + 2, friends_stat("wire_raw"));
@@ -1272,7 +1276,7 @@ static void set_keepalive(struct __test_metadata *_metadata, int fd)
 	set_int(_metadata, fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 }
 
-/* An idle peer that lives answers. */
+/* An idle peer that is alive answers. */
 TEST_F(options, keepalive_idle)
 {
 	uint64_t sent = talk(_metadata, self->client, self->server);
@@ -1287,7 +1291,7 @@ TEST_F(options, keepalive_idle)
 	EXPECT_CARRIED(sent);
 }
 
-/* One that is not idle is not asked, whichever way the data flows. */
+/* On a connection that is not idle no probe is sent, whichever way the data flows. */
 TEST_F(options, keepalive_busy)
 {
 	int i;
@@ -1303,7 +1307,7 @@ TEST_F(options, keepalive_busy)
 	EXPECT_CARRIED(250);
 }
 
-/* One that is gone is given up after 1 + 2 * 1 s. */
+/* A peer that does not answer is given up after 1 + 2 * 1 s. */
 TEST_F(options, keepalive_dead)
 {
 	uint64_t sent, start;
@@ -1327,13 +1331,13 @@ TEST_F(options, keepalive_dead)
 	EXPECT_CARRIED(sent);
 }
 
-/* A peer is not given up that is there and full, however few probes may fail. */
+/* A peer that is alive but full is not given up, however few probes may fail. */
 TEST_F(options, full_receiver_lives)
 {
 	uint64_t sent;
 
 	ASSERT_EQ(0, system("echo 2 >/proc/sys/net/ipv4/tcp_retries2"));
-	/* Little enough for the receiver to be full of it. */
+	/* With this size, the receiver is full of the data. */
 	set_int(_metadata, self->client, SOL_SOCKET, SO_SNDBUF, 50000);
 	sent = fill(self->client, 65536);
 	sleep_ms(4000);
@@ -1344,23 +1348,23 @@ TEST_F(options, full_receiver_lives)
 	EXPECT_CARRIED(sent);
 }
 
-/* Little that is not sent is enough to stop a writer. */
+/* A little unsent data is enough to stop a writer. */
 TEST_F(options, notsent_lowat)
 {
 	uint64_t sent;
 	int n = -1;
 
-	/* Or it has what fits the congestion window, which friends do not open. */
+	/* By default, the buffer has what fits the congestion window, which friends do not open. */
 	set_int(_metadata, self->client, SOL_SOCKET, SO_SNDBUF, 400000);
 	set_int(_metadata, self->client, IPPROTO_TCP, TCP_NOTSENT_LOWAT, 8192);
 	sent = fill(self->client, 1000);
 	EXPECT_EQ(0, wait_for(self->client, POLLOUT, 0));
 	ASSERT_EQ(0, ioctl(self->client, SIOCOUTQNSD, &n));
 	EXPECT_LE(8192, n);
-	/* The last skb is filled up. */
+	/* TCP fills up the last skb. */
 	EXPECT_GE(8192 + 65536, n);
 	EXPECT_EQ(n, info_of(self->client).tcpi_notsent_bytes);
-	/* More may wait, and the same is little. */
+	/* With a larger limit, this data no longer stops the writer. */
 	set_int(_metadata, self->client, IPPROTO_TCP, TCP_NOTSENT_LOWAT,
 		1 << 20);
 	EXPECT_EQ(POLLOUT, wait_for(self->client, POLLOUT, patience(AT_ONCE)));
@@ -1373,7 +1377,7 @@ TEST_F(options, notsent_lowat)
 	EXPECT_CARRIED(sent);
 }
 
-/* The end of a record is the sender's affair. */
+/* The end of a record concerns only the sender. */
 TEST_F(options, eor)
 {
 	uint64_t state = SEED, sent = 0, read = 0;
@@ -1413,7 +1417,7 @@ TEST_F(options, many_messages)
 	for (i = 0; i < MESSAGES; i++)
 		EXPECT_EQ(700, msg[i].msg_len);
 	memset(buf, 0, sizeof(buf));
-	/* All but the last, then what there is, which is one. */
+	/* Receive all messages but the last, then what there is, which is one message. */
 	EXPECT_EQ(MESSAGES - 1, recvmmsg(self->server, msg, MESSAGES - 1,
 					 MSG_WAITALL, NULL));
 	n = recvmmsg(self->server, msg + MESSAGES - 1, 1, MSG_WAITFORONE, NULL);
@@ -1427,7 +1431,7 @@ TEST_F(options, many_messages)
 	EXPECT_CARRIED(sizeof(buf));
 }
 
-/* A key for what @fd exchanges with localhost. */
+/* Set a key for what @fd exchanges with localhost. */
 static int set_md5(int fd, enum ends ends, bool listener, const char *key)
 {
 	struct tcp_md5sig md5 = { .tcpm_keylen = strlen(key) };
@@ -1446,7 +1450,7 @@ static int set_md5(int fd, enum ends ends, bool listener, const char *key)
 	return setsockopt(fd, IPPROTO_TCP, TCP_MD5SIG, &md5, sizeof(md5));
 }
 
-/* What is signed takes the wire. */
+/* Signed segments take the wire. */
 TEST_F(options, md5)
 {
 	struct ends_anew e;
@@ -1465,7 +1469,7 @@ TEST_F(options, md5)
 	EXPECT_CARRIED(0);
 }
 
-/* Who does not know the key of a live connection is not heard any more. */
+/* A peer that does not know the key of a live connection is ignored. */
 TEST_F(options, md5_set_later)
 {
 	uint64_t sent = talk(_metadata, self->client, self->server);
@@ -1477,7 +1481,7 @@ TEST_F(options, md5_set_later)
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	EXPECT_EQ(0, wait_for(self->server, POLLIN, patience(AT_ONCE)));
 	ASSERT_EQ(0, set_md5(self->client, variant->ends, false, "secret"));
-	/* The next attempt is signed. */
+	/* The next retransmission is signed. */
 	recv_pattern(_metadata, self->server, SEED, 0, 1000);
 	stream(_metadata, self->server, self->client, MIB);
 	EXPECT_CARRIED(sent);
@@ -1501,7 +1505,7 @@ static struct tcp_repair_window repair_window(struct __test_metadata *_metadata,
 	return w;
 }
 
-/* Both ends tell where they stand, which is where the other does. */
+/* Check that the numbers that both ends report agree. */
 static void compare_ends(struct __test_metadata *_metadata, int a, int b)
 {
 	struct tcp_repair_window w = repair_window(_metadata, a);
@@ -1510,13 +1514,13 @@ static void compare_ends(struct __test_metadata *_metadata, int a, int b)
 
 	EXPECT_EQ(nxt, queue_seq(_metadata, a, RECV_QUEUE));
 	EXPECT_GE(0, (int32_t)(w.rcv_wup - nxt));
-	/* The sender believes in no more than the receiver offers. */
+	/* The sender assumes no more window than the receiver offers. */
 	EXPECT_GE(0, (int32_t)(nxt + v.snd_wnd - w.rcv_wup - w.rcv_wnd));
 	EXPECT_LT(0, v.snd_wnd);
 	EXPECT_LE(v.snd_wnd, v.max_window);
 }
 
-/* A look into a live connection, which goes on after it. */
+/* TCP_REPAIR looks into a live connection, which goes on after this. */
 TEST_F(options, repair)
 {
 	uint64_t sent = talk(_metadata, self->client, self->server);
@@ -1560,7 +1564,7 @@ struct checkpoint {
 	ssize_t left;
 };
 
-/* Take the connection off @fd without a word to the other end. */
+/* Take the connection off @fd, without a segment to the other end. */
 static void checkpoint(struct __test_metadata *_metadata, int fd,
 		       struct checkpoint *c)
 {
@@ -1612,7 +1616,7 @@ static int restore(struct __test_metadata *_metadata,
 	return fd;
 }
 
-/* The connection moves to another socket, and the other end sees nothing. */
+/* The connection moves to another socket, and the other end does not see this. */
 TEST_F(options, repair_and_restore)
 {
 	uint64_t sent = talk(_metadata, self->client, self->server);

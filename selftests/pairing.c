@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Who becomes a friend and who never does, and the switch. */
+/*
+ * These tests check which sockets become friends, which never do, and what the
+ * switch does.
+ */
 
 #include "lib/friends.h"
 
 #define SEED	0x7061697273ULL
 
 /*
- * Where the two ends are. Both are on this host in this namespace, so with
- * friends on each of these connections pairs.
+ * Each variant says where the two ends are. Both are on this host and in this
+ * namespace, so each connection is paired if friends are on.
  */
 FIXTURE(pairing) {
 	struct witness witness;
@@ -104,7 +107,7 @@ TEST_F(pairing, both_ways)
 	sent = talk(_metadata, self->client, self->server);
 	EXPECT_CARRIED(sent);
 
-	/* With one end closed the other may still be a friend, or not. */
+	/* After one end has closed, the other may still be a friend, or not. */
 	close(self->client);
 	self->client = -1;
 	expect_eof(_metadata, self->server);
@@ -131,7 +134,7 @@ TEST_F(pairing, written_before_accept)
 	EXPECT_CARRIED(3 * len);
 }
 
-/* The switch, and connections that it has no hold on. */
+/* These tests cover the switch, and connections on which it has no effect. */
 FIXTURE(rules) {
 	struct witness witness;
 };
@@ -170,7 +173,7 @@ FIXTURE_TEARDOWN(rules)
 	friends_tell();
 }
 
-/* A socket bound to localhost, and its address. */
+/* Bind a socket to localhost. Return it, and its address in @a. */
 static int bound_socket(struct __test_metadata *_metadata, enum ends ends,
 			int flags, union address *a, socklen_t *len)
 {
@@ -183,7 +186,7 @@ static int bound_socket(struct __test_metadata *_metadata, enum ends ends,
 	return fd;
 }
 
-/* TCP connects a socket to itself if it is told to. */
+/* TCP connects a socket to itself if a program asks for this. */
 TEST_F(rules, self_connect)
 {
 	union address a;
@@ -204,7 +207,7 @@ TEST_F(rules, self_connect)
 	close(fd);
 }
 
-/* Two sockets that connect to each other, neither listens. */
+/* Two sockets connect to each other, and neither listens. */
 TEST_F(rules, simultaneous_open)
 {
 	union address a, b;
@@ -310,7 +313,7 @@ TEST_F(rules, many_at_once)
 	EXPECT_CARRIED(sent);
 }
 
-/* The same addresses and ports in two namespaces are two connections. */
+/* Equal addresses and ports in two namespaces are two connections. */
 TEST_F(rules, per_namespace)
 {
 	int client[2], server[2], ns[2], i;
@@ -324,12 +327,12 @@ TEST_F(rules, per_namespace)
 		ns[i] = open("/proc/thread-self/ns/net", O_RDONLY);
 		ASSERT_GE(ns[i], 0);
 		total[i] = friends_stat("pairs_total");
-		/* In a fresh namespace the first port is no surprise. */
+		/* In a fresh namespace the first port is predictable. */
 		open_connection(_metadata, variant->ends, NULL, &client[i],
 				&server[i]);
 	}
 	for (i = 0; i < 2; i++) {
-		/* Only the first one was switched on. */
+		/* Friends were only switched on in the first namespace. */
 		bool paired = variant->friends && !i;
 
 		ASSERT_EQ(0, setns(ns[i], CLONE_NEWNET));
@@ -346,7 +349,7 @@ TEST_F(rules, per_namespace)
 	ASSERT_EQ(0, setns(ns[0], CLONE_NEWNET));
 }
 
-/* net.ipv4.tcp_friends */
+/* These tests cover net.ipv4.tcp_friends. */
 FIXTURE(sysctl) {
 };
 

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Poll states, edges and wake-ups: none missing, none too many. */
+/*
+ * These tests cover poll states, edges and wake-ups. None may be missing, and
+ * none too many.
+ */
 
 #include <signal.h>
 #include <sys/epoll.h>
@@ -13,7 +16,7 @@ CONNECTION_FIXTURE(poll);
 
 #define ALL_EVENTS	(POLLIN | POLLOUT | POLLPRI | POLLRDHUP)
 
-/* The poll state of @fd settles to exactly @want. */
+/* Check that the poll state of @fd settles to exactly @want. */
 static void expect_state(struct __test_metadata *_metadata, int fd, int want)
 {
 	uint64_t end = now_ms() + patience(1000);
@@ -116,7 +119,7 @@ static int epoll_on(struct __test_metadata *_metadata, int fd, uint32_t events)
 	return ep;
 }
 
-/* The events that come within @ms, 0 when there are none. */
+/* Return the events that come within @ms, or 0 if there are none. */
 static uint32_t epoll_events(int ep, int ms)
 {
 	struct epoll_event ev = {};
@@ -124,7 +127,7 @@ static uint32_t epoll_events(int ep, int ms)
 	return epoll_wait(ep, &ev, 1, ms) == 1 ? ev.events : 0;
 }
 
-/* One edge for each arrival, whether or not the last was read. */
+/* There is one edge for each arrival, whether or not the last data was read. */
 TEST_F(poll, edge_in)
 {
 	int ep, i;
@@ -145,7 +148,7 @@ TEST_F(poll, edge_in)
 	EXPECT_CARRIED(600);
 }
 
-/* Full, no edge; drained, an edge. */
+/* A full socket gives no edge. A drained one gives an edge. */
 TEST_F(poll, edge_out)
 {
 	uint64_t sent;
@@ -156,7 +159,7 @@ TEST_F(poll, edge_out)
 	EXPECT_EQ(0U, epoll_events(ep, QUIET));
 	witness_begin(&self->witness);
 	for (i = 0; i < 3; i++) {
-		/* An edge comes only with room for more. */
+		/* An edge only comes with room for more. */
 		sent = 0;
 		tries = 0;
 		do {
@@ -175,7 +178,7 @@ TEST_F(poll, edge_out)
 	}
 }
 
-/* Reading a little of much data is no edge for the reader. */
+/* Reading a little of much data gives the reader no edge. */
 TEST_F(poll, edge_needs_arrival)
 {
 	int ep;
@@ -274,8 +277,8 @@ TEST_F(poll, sigio)
 }
 
 /*
- * A reader asleep in each kind of wait is woken by one small message, and
- * the writer by the answer; a lost wake-up shows as a time-out.
+ * One small message wakes a reader that sleeps in each kind of wait, and the
+ * answer wakes the writer. A lost wake-up shows as a time-out.
  */
 static void *echo(void *arg)
 {
@@ -298,7 +301,7 @@ static void *echo(void *arg)
 			epoll_wait(ep, &ev, 1, 20000);
 			break;
 		}
-		/* An edge may be of a message that is read by now. */
+		/* The edge may be that of a message that was already read. */
 		n = recv(fd, buf, sizeof(buf), 0);
 		if (n <= 0)
 			break;

@@ -1,14 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# Streams while all of TCP has little memory (net.ipv4.tcp_mem): they get slower,
-# no byte is lost and none stands still. That memory is everybody's, so nothing else
-# may run meanwhile. It is counted once a processor holds net.core.mem_pcpu_rsv
-# pages, 256 at least, so at first nobody reads and more than that is queued.
+# These tests run streams while all of TCP has little memory (net.ipv4.tcp_mem). The
+# streams get slower, but no byte may be lost and none may stall. The whole machine
+# shares that memory, so nothing else may run meanwhile. The kernel accounts memory
+# only once a processor holds net.core.mem_pcpu_rsv pages, 256 at least, so at first
+# nobody reads and more than that is queued.
 
 . "$(dirname "$0")/lib/common.sh"
 
-# ext_stat NS NAME: a counter of TcpExt: in /proc/net/netstat.
+# ext_stat NS NAME: prints a counter of TcpExt: in /proc/net/netstat.
 ext_stat()
 {
 	ip netns exec "$1" awk -v name="$2" '
@@ -22,7 +23,7 @@ restore()
 	sysctl -q -w net.ipv4.tcp_mem="$USUAL"
 }
 
-# streams FRIENDS PAGES [ARG]...: above PAGES TCP is under pressure.
+# streams FRIENDS PAGES [ARG]...: runs streams; above PAGES, TCP is under pressure.
 streams()
 {
 	local friends=$1 pages=$2 bytes=0 ns=''
@@ -45,13 +46,13 @@ streams()
 		[ "$(friends_stat "$ns" bytes)" -gt 0 ]
 		check_err $? "vacuous: friends moved nothing"
 	fi
-	# It is over.
+	# The pressure is over.
 	xfer_start "$ns" -b "$(scaled 1000000)" || return
 	wait "$XFER_PID"
 	check_err $? "afterwards: $(grep -v '^port' "$XFER_OUT" | tr '\n' ' ')"
 }
 
-# Pressure only: buffers do not grow.
+# These tests cause pressure only: buffers do not grow.
 LIMIT=1000000
 
 wire_pressed()
@@ -69,8 +70,8 @@ friends_pressed_ipv6()
 	streams 1 8 -6
 }
 
-# Not a page more than this: what comes by the wire is dropped and sent again,
-# what friends would move stays where it is.
+# TCP gets not a page more than LIMIT. What comes by the wire is dropped and sent
+# again. What friends would move stays where it is.
 wire_short()
 {
 	LIMIT=300
@@ -83,15 +84,15 @@ friends_short()
 	streams 1 150
 }
 
-# Pages that TCP is charged with.
+# Prints the number of pages that TCP is charged with.
 pages()
 {
 	awk '$1 == "TCP:" { for (i = 2; i < NF; i++) if ($i == "mem") print $(i + 1) }' \
 		/proc/net/sockstat
 }
 
-# What the module keeps of spent skbs is charged to TCP, and gone when memory is
-# asked for. Nothing is sent between the two looks.
+# The module's skb cache is charged to TCP, and is freed when memory is needed.
+# Nothing is sent between the two measurements.
 friends_kept()
 {
 	local ns='' kept

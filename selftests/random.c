@@ -1,30 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Random programs of socket calls, each over the wire and over friends.
+ * This program runs random programs of socket calls, each over the wire and
+ * over friends.
  *
  * A program follows from its seed alone: the steps of a writer, a reader and a
  * tinkerer at each end of one connection, how that connection ends, and, over
- * friends, when net.ipv4.tcp_friends is thrown. Each end's stream is known
+ * friends, when net.ipv4.tcp_friends is switched. Each end's stream is known
  * beforehand, so every byte is checked where it arrives. A program runs in a
- * process of its own, which tells by shared memory how it went.
+ * process of its own, which reports the result through shared memory.
  *
- * This file is the parent process. What a program does in its own is in
+ * This file is the parent process. What a program does in its own process is in
  * lib/random_run.c, lib/random_steps.c and lib/random_end.c.
  *
- * What the wire itself leaves open, and is therefore not compared:
- *  - how many bytes a call takes or gives, and whether one with MSG_DONTWAIT
- *    finds anything: it depends on who runs first. A writer goes on until a
- *    step's bytes are taken, so the totals are the same in spite of that.
- *  - how much of a stream that shutdown() or close() cuts short was sent
- *    before; it must arrive all the same unless there was a reset.
- *  - whether the close of an end that is still written to resets the
+ * The wire itself leaves the following open, which is therefore not compared:
+ *  - how many bytes a call takes or returns, and whether a call with
+ *    MSG_DONTWAIT finds anything. This depends on which thread runs first. A
+ *    writer goes on until a step's bytes are taken, so the totals are equal in
+ *    spite of this.
+ *  - how much of a stream was sent before shutdown() or close() cut it short.
+ *    All of this must arrive unless there was a reset.
+ *  - whether closing an end to which the peer still writes resets the
  *    connection (only if a byte was unread, or comes later), what a reset
- *    destroys, and which of the peer's calls is told of it. One is, at most.
- *  - whether SO_LINGER 0 resets behind a FIN that is not yet acknowledged. An
- *    end that will be reset so sends none.
+ *    destroys, and which of the peer's calls reports the reset. At most one
+ *    call does.
+ *  - whether SO_LINGER 0 resets after a FIN that is not yet acknowledged. An
+ *    end that will be reset in this way sends no FIN.
  *  - when a completion of a MSG_ZEROCOPY call comes, and for how many calls.
  *  - whether a reader meets an urgent byte before or after it is known to be
- *    one. It never reads across the mark.
+ *    urgent. The reader never reads across the mark.
  */
 
 #define _GNU_SOURCE
@@ -63,7 +66,10 @@ struct options opt = {
 
 static const char *const path_name[] = { "the wire", "friends" };
 
-/* Two namespaces, one for each path, and a program at work in one of them. */
+/*
+ * A job has two namespaces, one for each path, and a program at work in one of
+ * them.
+ */
 struct job {
 	int ns[PATHS];
 	pid_t pid;
@@ -131,7 +137,7 @@ static void start(struct job *j, enum path path)
 		run_program(&j->program, path, j->ns[path], o);
 }
 
-/* Whether the program is over; a failure is in its outcome. */
+/* Return whether the program is over. A failure is in its outcome. */
 static bool ended(struct job *j)
 {
 	struct outcome *o = &j->outcome[j->path];
@@ -144,7 +150,7 @@ static bool ended(struct job *j)
 				 "the program died, status 0x%x", status);
 		return true;
 	}
-	/* Its own watchdog is much quicker. */
+	/* The program's own watchdog is much quicker. */
 	if (now_ms() - j->since > (uint64_t)patience(300000)) {
 		kill(j->pid, SIGKILL);
 		snprintf(o->why, sizeof(o->why), "the program does not end");
@@ -164,7 +170,7 @@ static const char *compare(const struct outcome *o)
 	return why;
 }
 
-/* Run @p again, over @from or both paths: what fails, or NULL. */
+/* Run @p again, over @from or both paths. Return what fails, or NULL. */
 static const char *run_again(struct job *j, const struct program *p,
 			     enum path from, bool both)
 {
@@ -181,10 +187,10 @@ static const char *run_again(struct job *j, const struct program *p,
 	return both ? compare(j->outcome) : NULL;
 }
 
-/* What the last program that failed while shrinking said. */
+/* This is what the last program that failed while shrinking reported. */
 static char last_why[8192];
 
-/* Whether @p fails in one of a few runs. */
+/* Return whether @p fails in one of @runs runs. */
 static bool fails(struct job *j, const struct program *p, bool both, int runs,
 		  uint64_t end)
 {
@@ -201,7 +207,7 @@ static bool fails(struct job *j, const struct program *p, bool both, int runs,
 	return false;
 }
 
-/* Drop steps, many at a time at first, while the rest still fails. */
+/* Drop steps while the rest still fails, many at a time at first. */
 static void shrink(struct job *j, struct program *p, bool both)
 {
 	uint64_t end = now_ms() + patience(SHRINK_MS);
@@ -267,7 +273,7 @@ struct total {
 	uint64_t programs, failed, stood, vacuous, bytes[PATHS], carried;
 };
 
-/* One program may say nothing, and few of many, but never all. */
+/* One program may be inconclusive, and a few of many, but never all. */
 static bool says_something(const struct total *t)
 {
 	uint64_t nothing = t->stood + t->vacuous;
@@ -304,7 +310,7 @@ static void print_totals(const struct total *t)
 	}
 }
 
-/* A program has ended over a path: the other one, or the verdict. */
+/* A program has ended over a path. Start the other path, or judge both. */
 static bool go_on(struct job *j, struct total *t)
 {
 	const char *why = j->outcome[j->path].why;
@@ -325,7 +331,10 @@ static bool go_on(struct job *j, struct total *t)
 	t->programs++;
 	if (!why || !*why)
 		return true;
-	/* Nothing to compare with: the wire's probes can be minutes apart. */
+	/*
+	 * There is no result to compare with: the wire's probes can be minutes
+	 * apart.
+	 */
 	if (!both && j->path == WIRE && !opt.wire_only &&
 	    !strncmp(why, STANDS_STILL, strlen(STANDS_STILL))) {
 		t->stood++;

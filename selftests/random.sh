@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# random.sh [SECONDS]: random programs for so long, half of them over IPv6,
-# from a seed that is printed; FRIENDS_SEED is the seed instead.
+# random.sh [SECONDS]: runs random programs for SECONDS, half of them over IPv6.
+# The seed is printed; FRIENDS_SEED sets it.
 
 . "$(dirname "$0")/lib/common.sh"
 
@@ -13,12 +13,12 @@ programs()
 	local seed=${FRIENDS_SEED:-$(date +%s)} rc=0
 
 	need_friends || return
-	# What was begun when the time is over is brought to its end.
+	# When the time is over, random finishes the programs that it has begun.
 	timeout "$((SECONDS_EACH + $(patience 200)))" \
 		random -s "$seed" -t "$SECONDS_EACH" "$@" >"$TMP/random" 2>&1 ||
 		rc=$?
 	check_err "$rc" "random -s $seed $* failed, with status $rc"
-	# The marks of comments are for whoever runs it alone.
+	# The marks of comments are meant for a user who runs random alone.
 	sed 's/^# //' "$TMP/random"
 }
 

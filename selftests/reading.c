@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The many ways to read, and what they say about what is there. */
+/* These tests cover the many ways to read, and what they report about unread data. */
 
 #include <linux/sockios.h>
 
@@ -49,7 +49,7 @@ TEST_F(reading, nothing_written)
 	EXPECT_CARRIED(1000);
 }
 
-/* A message that cannot be read leaves the stream as it was. */
+/* A message that the kernel cannot read leaves the stream unchanged. */
 TEST_F(reading, bad_pointer)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
@@ -61,7 +61,7 @@ TEST_F(reading, bad_pointer)
 	EXPECT_CARRIED(2000);
 }
 
-/* Neither what is written nor where it is read to is in memory yet. */
+/* Neither the source nor the destination of the data is in memory yet. */
 TEST_F(reading, absent_pages)
 {
 	const size_t size = 300000, piece = 50000;
@@ -93,7 +93,7 @@ TEST_F(reading, absent_pages)
 	EXPECT_CARRIED(size);
 }
 
-/* One read takes what came in either way. A paced sender takes the wire. */
+/* One read takes data of both paths. A paced sender takes the wire. */
 TEST_F(reading, wire_among_friends)
 {
 	unsigned int rate = 1U << 30, none = ~0U;
@@ -127,7 +127,7 @@ static void *write_late(void *arg)
 	return (void *)send(l->fd, "x", 1, 0);
 }
 
-/* A reader that polls busily still sleeps in the end, and hears of time-outs. */
+/* A reader that polls busily still sleeps in the end, and its time-outs work. */
 TEST_F(reading, busy_poll)
 {
 	struct late late[] = { { self->client, 1 }, { self->client, 100 } };
@@ -238,7 +238,7 @@ TEST_F(reading, waitall)
 	EXPECT_CARRIED(10000);
 }
 
-/* More than the receive buffer holds. */
+/* The read wants more than the receive buffer holds. */
 TEST_F(reading, waitall_large)
 {
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
@@ -287,13 +287,13 @@ TEST_F(reading, lowat)
 	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(AT_ONCE)));
 	recv_pattern(_metadata, self->server, SEED, 0, 1000);
 
-	/* Non-blocking calls take what there is, also below the mark. */
+	/* Non-blocking calls take what there is, also below the low-water mark. */
 	send_pattern(_metadata, self->client, SEED, 1000, 500, 0);
 	wait_readable(_metadata, self->server, 500);
 	EXPECT_EQ(500, recv(self->server, buf, sizeof(buf), MSG_DONTWAIT));
 	EXPECT_EQ(-1, pattern_check(buf, 500, SEED, 1000));
 
-	/* And the end of the stream is always news. */
+	/* The end of the stream is always reported. */
 	send_pattern(_metadata, self->client, SEED, 1500, 10, 0);
 	EXPECT_EQ(0, shutdown(self->client, SHUT_WR));
 	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(AT_ONCE)));
@@ -320,7 +320,7 @@ TEST_F(reading, lowat_blocks)
 	EXPECT_CARRIED(2000);
 }
 
-/* Bytes that are thrown away are gone, and only they. */
+/* MSG_TRUNC discards the bytes that it counts, and only these. */
 TEST_F(reading, trunc)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 10000, 0);
@@ -340,7 +340,7 @@ TEST_F(reading, nothing_there)
 
 	EXPECT_EQ(-1, recv(self->server, &c, 1, MSG_DONTWAIT));
 	EXPECT_EQ(EAGAIN, errno);
-	/* Not even for a buffer of no size. */
+	/* A buffer of no size gets EAGAIN, too. */
 	EXPECT_EQ(-1, recv(self->server, &c, 0, MSG_DONTWAIT));
 	EXPECT_EQ(EAGAIN, errno);
 	fcntl(self->server, F_SETFL, O_NONBLOCK);
@@ -382,7 +382,7 @@ TEST_F(reading, inq_and_outq)
 	wait_readable(_metadata, self->server, 3000);
 	recv_pattern(_metadata, self->server, SEED, 2000, 3000);
 	wait_readable(_metadata, self->server, 0);
-	/* On the wire it takes an ACK, which may be a delayed one. */
+	/* On the wire this takes an ACK, which may be a delayed one. */
 	do {
 		EXPECT_EQ(0, ioctl(self->client, SIOCOUTQ, &n));
 	} while (n && now_ms() < end);
@@ -414,7 +414,7 @@ TEST_F(reading, tcp_inq)
 	EXPECT_CARRIED(3000);
 }
 
-/* Two readers at once: each byte goes to one of them. */
+/* Two readers read at once, and each byte goes to one of them. */
 TEST_F(reading, two_readers)
 {
 	struct slow_send s = { self->client, 20, 1000, true };

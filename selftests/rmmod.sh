@@ -1,11 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# Unloading the module under load, and loading it again.
+# These tests unload the module under load, and load it again.
 
 . "$(dirname "$0")/lib/common.sh"
 
-# Friends are at work on $2 connections in the namespace $1.
+# expect_friends NS N: checks that N connections in NS have friends that move
+# data.
 expect_friends()
 {
 	local bytes
@@ -17,7 +18,7 @@ expect_friends()
 	check_err $? "vacuous: no bytes are moved by friends"
 }
 
-# The connections in namespace $1 go on over the wire.
+# expect_wire NS: checks that the connections in NS go on over the wire.
 expect_wire()
 {
 	local segments
@@ -59,7 +60,7 @@ mid_stream()
 	stat_is "$ns" pairs 0
 	check_err $? "connections from before the module are pairs"
 
-	# New ones pair, the old ones stay on the wire.
+	# New connections pair, and the old ones stay on the wire.
 	xfer_start "$ns" "$@" -n 2 -s 2 || return
 	expect_friends "$ns" 2
 	xfer_end "$pid" "$out"
@@ -78,7 +79,7 @@ mid_stream_ipv6()
 	mid_stream -6
 }
 
-# Connections in several namespaces, some of which are off.
+# Connections are in several namespaces. Friends are off in one of them.
 many_namespaces()
 {
 	local a='' b='' c='' ns pids=() outs=() i
@@ -110,7 +111,7 @@ many_namespaces()
 	done
 }
 
-# The namespace goes while its connections are friends.
+# The namespace is deleted while its connections are friends.
 namespace_goes_first()
 {
 	local ns=''

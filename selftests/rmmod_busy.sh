@@ -1,34 +1,36 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# rmmod_busy.sh [ROUNDS]: the module goes and comes under 1,000 busy connections,
-# some of which begin or end just then, while captures start and stop. No byte is
-# lost, and no connection.
+# rmmod_busy.sh [ROUNDS]: unloads and loads the module under 1,000 busy connections,
+# while some of them begin or end, and captures start and stop. No byte and no
+# connection may be lost.
 
 . "$(dirname "$0")/lib/common.sh"
 
 ROUNDS=${1:-${FRIENDS_ROUNDS:-$(slow && echo 25 || echo 100)}}
 
-# The connections are in groups, a friends_xfer each. Those that stream leave queues
-# full and half read, and sleepers at both ends, but take three threads each. Those
-# that ask and answer have one for the group, so that many can begin in each round:
-# only who has begun since insmod is a friend.
+# The connections are in groups, each with a friends_xfer of its own. Streaming
+# groups leave queues full and half read, and sleepers at both ends, but take three
+# threads for each connection. Asking groups send requests and responses, with one
+# thread for the group. So many of them can begin in each round, as they must: only
+# connections that began after insmod are friends.
 STREAMING=4
 STREAMS=6
 ASKING=16
 ASKERS=61
 NEW_ASKING=4
 
-# Who streams comes last to the processor, and on a slow kernel would hardly have it.
-# The wire may have lost a segment, and then its clock is as slow.
+# Streaming groups get the processor last, and hardly get it on a slow kernel. The
+# wire may have lost a segment, and its timers are as slow then.
 XFER_STALL=$(slow && echo 300 || echo 60)
 PACE=$(slow && echo 24 || echo 1)
 
-# Of each group its process, and what that prints; both of those that are to end.
+# PIDS and OUTS hold the process and the output of each group, and ENDING those of
+# the groups that are to end.
 PIDS=() OUTS=() ENDING=()
 XFERS=0
 
-# A moment of random length, less than $1 ms.
+# moment MS: sleeps for a random time of less than MS ms.
 moment()
 {
 	local ms=$((RANDOM % $1))
@@ -36,7 +38,7 @@ moment()
 	sleep "$((ms / 1000)).$(printf '%03d' $((ms % 1000)))"
 }
 
-# begin GROUP: anew, in place of those with its number.
+# begin GROUP: starts the group anew, in place of the one with its number.
 begin()
 {
 	local run=(friends_xfer -S "/run/netns/$ns" -C "/run/netns/$ns"
@@ -46,7 +48,8 @@ begin()
 	if [ "$1" -lt "$STREAMING" ]; then
 		run=(chrt --idle 0 "${run[@]}" -n "$STREAMS")
 	else
-		# As large as captures want it, and never too large for a buffer.
+		# Messages are large enough for the captures' filter, and never too
+		# large for a buffer.
 		run+=(-n "$ASKERS" -r 0 -z $((300 + RANDOM % 4000))
 			-i $((PACE * (250 + RANDOM % 500))))
 	fi
@@ -55,8 +58,8 @@ begin()
 	PIDS[$1]=$!
 }
 
-# connected GROUP...: wait until they are. Without processes, which take longer than
-# connections do.
+# connected GROUP...: waits until the groups are connected. It starts no processes,
+# which would take longer than the connections do.
 connected()
 {
 	local i word
@@ -69,7 +72,8 @@ connected()
 	done
 }
 
-# end GROUP...: what is on its way arrives before they close; see ended.
+# end GROUP...: asks the groups to end. They close when what is on its way has
+# arrived; see ended.
 end()
 {
 	local i
@@ -81,7 +85,7 @@ end()
 	done
 }
 
-# ended [all]: judge those that have come to their end, or wait for all.
+# ended [all]: checks the groups that have ended, or waits for all and checks them.
 ended()
 {
 	local pair pid out rc rest=()
@@ -101,7 +105,7 @@ ended()
 	ENDING=("${rest[@]}")
 }
 
-# tell_streams SIGNAL GROUP: to the streaming groups but this one.
+# tell_streams SIGNAL GROUP: signals all streaming groups but this one.
 tell_streams()
 {
 	local i
@@ -111,7 +115,7 @@ tell_streams()
 	done
 }
 
-# look: NOW are the counters, all of one moment.
+# look: reads all counters at one moment, into NOW.
 look()
 {
 	local name value
@@ -122,13 +126,13 @@ look()
 	while read -r name value; do
 		NOW[$name]=$value
 	done <"$TMP/counters"
-	# Or they would be gone with the module.
+	# The counters go with the module, so they are saved here.
 	[ -z "${FRIENDS_COUNTERS:-}" ] ||
 		cat "$TMP/counters" >>"$FRIENDS_COUNTERS"
 }
 
-# Captures on lo until $TMP/enough is there. For each a line: how many segments with
-# data it saw.
+# Runs captures on lo until $TMP/enough exists. Prints a line for each capture: the
+# number of segments with data that it saw.
 captures()
 {
 	local dump log=$TMP/tcpdump.log
@@ -143,7 +147,8 @@ captures()
 		kill -INT "$dump" 2>/dev/null
 		wait "$dump"
 		awk '/packets? captured/ { n = $1 } END { print n + 0 }' "$log"
-		# A capture takes longer there, too, and nothing is moved meanwhile.
+		# On a slow kernel a capture takes longer, too, and friends move
+		# nothing meanwhile.
 		moment "$(slow && echo 12000 || echo 1500)"
 	done
 }
@@ -152,13 +157,14 @@ one_round()
 {
 	local i first=$RANDOM new=()
 
-	# Those who are replaced, by chance friends or not; the last of them streams.
+	# These groups are replaced. Some are friends, by chance. The last of them
+	# streams.
 	for ((i = 0; i < NEW_ASKING; i++)); do
 		new+=($((STREAMING + (first + i) % ASKING)))
 	done
 	new+=($((first % STREAMING)))
 
-	# They close while the module goes, and one group connects.
+	# The groups close while the module is unloaded, and one new group connects.
 	end "${new[@]}"
 	begin "${new[0]}"
 	rmmod tcp_friends
@@ -169,7 +175,8 @@ one_round()
 	check_err $? "insmod failed"
 	friends_set "$ns" 1
 
-	# Beside streams it takes ten times as long to connect.
+	# Beside streams it takes ten times as long to connect, so the streams are
+	# stopped.
 	tell_streams STOP "${new[NEW_ASKING]}"
 	for i in "${new[@]:1}"; do
 		begin "$i"
@@ -188,7 +195,7 @@ captures_and_rounds()
 
 	need_friends_ko || return
 	setup_ns ns
-	# Most of insmod's time is the module's unit tests'.
+	# The module's unit tests take most of the time of insmod.
 	if [ -w "$units" ]; then
 		echo none >"$units"
 		defer eval "echo '*' >$units"
@@ -202,9 +209,11 @@ captures_and_rounds()
 	captures=$!
 
 	for ((round = 1; round <= ROUNDS && RET == 0; round++)); do
-		# To look takes time in which they go on: not always.
+		# Reading the counters takes time in which connections go on, so it
+		# is not always done.
 		if ((round % 4 == 0)); then
-			# Who has begun since insmod asks when no capture is there.
+			# Groups that began after insmod move data when no capture
+			# is there.
 			within 2000 stat_at_least "$ns" bytes 1
 			look
 			looks=$((looks + 1))

@@ -1,16 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# A connection between two namespaces over veth is the same, segment by segment,
-# with friends on, with friends off, and without the module.
+# A connection between two namespaces over veth must have the same segments with
+# friends on, with friends off, and without the module.
 
 . "$(dirname "$0")/lib/common.sh"
 
 ROUNDS=$(scaled 100)
-# A busy machine brings delayed ACKs into it: the least of so many runs tells.
+# A busy machine adds segments by delayed ACKs. So the least of several runs
+# counts.
 TRIES=4
 
-# Segments in and out so far at both ends.
+# Prints the segments that both ends received and sent so far.
 segments_now()
 {
 	local ns
@@ -20,8 +21,9 @@ segments_now()
 	done
 }
 
-# count_segments STATE ARG...: in COUNT, segments in and out at both ends of
-# $ROUNDS requests and responses; the least so far in this state.
+# count_segments STATE ARG...: runs $ROUNDS requests and responses. The array
+# that STATE names gets the segments in and out at both ends, the least of all
+# runs so far.
 count_segments()
 {
 	local -n least=$1
@@ -88,7 +90,7 @@ same_ipv6()
 	same -6 -a 2001:db8::2
 }
 
-# What the comparison stands on: the wire alone gives the same each time.
+# The comparison relies on this: the wire alone gives the same counts each time.
 repeat()
 {
 	local first=() second=() i

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Sockets that others have a hand in: passed on to them, waited for by many,
- * charged to a cgroup, destroyed from outside.
+ * These tests cover sockets in which other processes have a part: they are
+ * passed to others, many wait for them, a cgroup is charged for them, or they
+ * are destroyed from outside.
  */
 
 #include <linux/inet_diag.h>
@@ -18,7 +19,7 @@
 
 CONNECTION_FIXTURE(sharing);
 
-/* SCM_RIGHTS */
+/* ---- SCM_RIGHTS ---- */
 
 static void pass(struct __test_metadata *_metadata, int over, int fd)
 {
@@ -53,7 +54,7 @@ static int passed(int over)
 	return fd;
 }
 
-/* Nobody else has it open while it is under way. */
+/* No other process has the socket open while it is under way. */
 TEST_F(sharing, passed_to_another)
 {
 	const uint64_t size = scaled(MIB);
@@ -102,7 +103,10 @@ TEST_F(sharing, passed_to_another)
 	EXPECT_CARRIED(2 * size);
 }
 
-/* Only a message holds it, with bytes unread, and nobody receives that. */
+/*
+ * Only a message holds the socket, with bytes unread, and the message is never
+ * received.
+ */
 TEST_F(sharing, passed_to_nobody)
 {
 	uint64_t sent = talk(_metadata, self->client, self->server);
@@ -118,13 +122,13 @@ TEST_F(sharing, passed_to_nobody)
 	EXPECT_EQ(0, wait_for(self->client, POLLIN, QUIET) & POLLIN);
 	close(over[0]);
 	close(over[1]);
-	/* Closed with unread bytes: a reset. */
+	/* The socket is closed with unread bytes, which causes a reset. */
 	EXPECT_LE(POLLERR, wait_for(self->client, POLLIN, patience(1000)));
 	EXPECT_EQ(-1, recv(self->client, over, 1, 0));
 	EXPECT_EQ(ECONNRESET, errno);
 }
 
-/* EPOLLEXCLUSIVE: many wait, one is woken. */
+/* ---- EPOLLEXCLUSIVE: many wait, one is woken ---- */
 
 struct waiter {
 	int fd, epoll;
@@ -188,12 +192,15 @@ TEST_F(sharing, exclusive_waiters)
 		close(w[i].epoll);
 	}
 	EXPECT_EQ(ROUNDS, taken);
-	/* One that has just taken a byte may find the next before the woken. */
+	/*
+	 * A waiter that has just taken a byte may find the next byte before the
+	 * woken waiter does.
+	 */
 	EXPECT_GT(ROUNDS, in_vain);
 	EXPECT_CARRIED(ROUNDS);
 }
 
-/* SOCK_DESTROY, which is what `ss -K` asks for. */
+/* ---- SOCK_DESTROY, which is what `ss -K` asks for ---- */
 
 static int destroy(struct __test_metadata *_metadata, int fd)
 {
@@ -275,7 +282,7 @@ TEST_F(sharing, destroyed)
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
 }
 
-/* What had arrived may be read before the error is told. */
+/* Data that had arrived may be read before the error is reported. */
 TEST_F(sharing, destroyed_with_data_unread)
 {
 	uint64_t sent = talk(_metadata, self->client, self->server);
@@ -302,7 +309,7 @@ TEST_F(sharing, destroyed_with_data_unread)
 	EXPECT_EQ(0, recv(self->server, &c, 1, 0));
 }
 
-/* At the other end tasks wait: one for room, one for data. */
+/* Two tasks wait at the other end, one for room and one for data. */
 TEST_F(sharing, destroyed_while_blocked)
 {
 	struct half out, in;
@@ -323,12 +330,12 @@ TEST_F(sharing, destroyed_while_blocked)
 	if (err == -EOPNOTSUPP)
 		NO_DESTROY();
 	ASSERT_EQ(0, err);
-	/* One of them is told of the reset, the other finds the end. */
+	/* One of them gets the reset, and the other finds the end. */
 	EXPECT_TRUE(out.err == ECONNRESET || out.err == EPIPE)
 		TH_LOG("writer: %s", strerror(out.err));
 	EXPECT_TRUE(in.err == ECONNRESET || in.eof)
 		TH_LOG("reader: %s", strerror(in.err));
-	/* Of what was written, some had no room yet. */
+	/* Some of the bytes that were written had no room yet. */
 	sent = friends_stat("bytes") - self->witness.bytes;
 	EXPECT_LE(variant->friends, sent);
 	EXPECT_LE(sent, out.done);
@@ -337,9 +344,9 @@ TEST_F(sharing, destroyed_while_blocked)
 	EXPECT_CARRIED_ANY();
 }
 
-/* memory.stat of the cgroup in which a socket was made or accepted. */
+/* ---- memory.stat of the cgroup in which a socket was made or accepted ---- */
 
-/* Bytes of the kernel's memory that the group's sockets take. */
+/* Return how many bytes of kernel memory the group's sockets take. */
 static uint64_t sock_memory(struct __test_metadata *_metadata, const char *dir)
 {
 	char path[512], key[64];
@@ -358,7 +365,10 @@ static uint64_t sock_memory(struct __test_metadata *_metadata, const char *dir)
 	return found;
 }
 
-/* Statistics follow within two seconds. */
+/*
+ * Wait for a value between @least and @most. Statistics follow within two
+ * seconds.
+ */
 static uint64_t sock_memory_settles(struct __test_metadata *_metadata,
 				    const struct group *g, uint64_t least,
 				    uint64_t most)
@@ -374,7 +384,7 @@ static uint64_t sock_memory_settles(struct __test_metadata *_metadata,
 	return bytes;
 }
 
-/* Unread bytes are the receiver's, and the sender has no more of them. */
+/* Unread bytes are charged to the receiver, and no longer to the sender. */
 TEST_F(sharing, charged_to_the_receiver)
 {
 	const uint64_t unread = 4 * MIB;
@@ -419,7 +429,7 @@ TEST_F(sharing, charged_to_the_receiver)
 			     unread / 4, 0);
 		wait_readable(_metadata, server, (n + 1) * unread / 4);
 	}
-	/* Nothing is left with either when both are closed. */
+	/* Neither group is charged for anything when both ends are closed. */
 	close(server);
 	close(client);
 	close(listener);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Sockets that are put into a map for BPF programs and taken out of it again in
- * mid-stream. Programs pass what is received on to its reader, or on to another
- * socket.
+ * In these tests, sockets are put into a map for BPF programs and taken out of
+ * it again in mid-stream. Programs pass received data on to the socket's
+ * reader, or to another socket.
  *
- * What is in a socket's map when it is taken out is lost on the wire too, so
- * that these tests read all before.
+ * Data that is in a socket's map when the socket is taken out is lost, on the
+ * wire as well. These tests therefore read all data before.
  */
 
 #include "lib/bpf.h"
@@ -48,7 +48,7 @@ static void take(struct __test_metadata *_metadata, int map, int key)
 		TH_LOG("BPF_MAP_DELETE_ELEM: %m");
 }
 
-/* What programs of @role are for the verifier. */
+/* Return the type of programs of @role, for the verifier. */
 static enum bpf_prog_type type_of(enum bpf_attach_type role)
 {
 	return role == BPF_SK_MSG_VERDICT ? BPF_PROG_TYPE_SK_MSG :
@@ -70,13 +70,16 @@ static void attach_pass(struct __test_metadata *_metadata, int map,
 	attach_constant(_metadata, map, role, SK_PASS);
 }
 
-/* Messages of @size bytes. */
+/* Attach a parser of messages of @size bytes. */
 static void attach_parser(struct __test_metadata *_metadata, int map, int size)
 {
 	attach_constant(_metadata, map, BPF_SK_SKB_STREAM_PARSER, size);
 }
 
-/* To the socket that is in @to with key 0, which sends it or has it read. */
+/*
+ * Attach a program that redirects data to the socket with key 0 in @to, which sends the
+ * data, or has it read if @ingress.
+ */
 static void attach_redirect(struct __test_metadata *_metadata, int map,
 			    enum bpf_attach_type role, int to, bool ingress)
 {
@@ -99,10 +102,7 @@ static void attach_redirect(struct __test_metadata *_metadata, int map,
 	close(prog);
 }
 
-/*
- * recv() of a socket in a map may say EAGAIN though it was to wait, so all is
- * read by poll().
- */
+/* Read by poll(), because recv() of a socket in a map may return EAGAIN although it should wait. */
 static void receive(struct __test_metadata *_metadata, int fd, uint64_t seed,
 		    uint64_t pos, uint64_t len)
 {
@@ -130,7 +130,7 @@ static void receive(struct __test_metadata *_metadata, int fd, uint64_t seed,
 	}
 }
 
-/* @size bytes are written to @from and read from @to. */
+/* Write @size bytes to @from, and read them from @to. */
 static void stream(struct __test_metadata *_metadata, int from, int to,
 		   uint64_t size)
 {
@@ -145,7 +145,7 @@ static void stream(struct __test_metadata *_metadata, int from, int to,
 	half_free(&out);
 }
 
-/* The same in whole messages, each read before the next is written. */
+/* Write @size bytes in whole messages, and read each before the next is written. */
 static void messages(struct __test_metadata *_metadata, int from, int to,
 		     uint64_t size)
 {
@@ -160,8 +160,8 @@ static void messages(struct __test_metadata *_metadata, int from, int to,
 }
 
 /*
- * Twice into a map that passes all on, and out of it again, with data unread
- * when it begins. Returns what was sent.
+ * Put both ends into a map that passes all data on, and take them out again,
+ * twice. When this begins, data is unread. Return the number of bytes sent.
  */
 static uint64_t in_and_out(struct __test_metadata *_metadata, int map,
 			   int client, int server, bool in_messages)
@@ -213,8 +213,8 @@ TEST_F(sockmap, pass)
 }
 
 /*
- * In whole messages: on the wire, too, the parser may stand still when only a
- * part of one is there.
+ * The messages are whole, because the parser may stand still when only a part
+ * of one is there, on the wire as well.
  */
 TEST_F(sockmap, parse_and_pass)
 {
@@ -235,7 +235,7 @@ TEST_F(sockmap, pass_what_is_sent)
 				  false));
 }
 
-/* A reader that comes late finds all, and the writer goes on. */
+/* A reader that comes late finds all data, and the writer goes on. */
 TEST_F(sockmap, full)
 {
 	int map = map_of_sockets(_metadata);
@@ -260,7 +260,7 @@ TEST_F(sockmap, full)
 	EXPECT_CARRIED(sent + talk(_metadata, self->client, self->server));
 }
 
-/* What the server receives is sent on by a client to its own server. */
+/* A client sends what the server receives on to its own server. */
 TEST_F(sockmap, send_on)
 {
 	const uint64_t size = scaled(512 * 1000);
@@ -277,7 +277,7 @@ TEST_F(sockmap, send_on)
 	put(_metadata, to, 0, client);
 	put(_metadata, from, 0, self->server);
 	stream(_metadata, self->client, server, size);
-	/* The other way nothing is changed. */
+	/* Nothing changes in the other direction. */
 	stream(_metadata, self->server, self->client, size);
 	take(_metadata, from, 0);
 	take(_metadata, to, 0);
@@ -289,9 +289,9 @@ TEST_F(sockmap, send_on)
 }
 
 /*
- * The same from a receiver that is full when it comes into the map, and whose client has
- * more to send: each byte that is sent on makes room for another, and none may overtake.
- * Its own reader begins, for what was there before is passed on when more comes.
+ * The receiver is full when it is put into the map, and its client has more to send. Each
+ * byte that is sent on makes room for another one, and none may overtake. The receiver's
+ * own reader begins, because data from before is passed on when more comes.
  */
 static void send_on_from_full(struct __test_metadata *_metadata, enum ends ends,
 			      int via, int to_read, int rcvbuf)
@@ -311,7 +311,7 @@ static void send_on_from_full(struct __test_metadata *_metadata, enum ends ends,
 	attach_redirect(_metadata, from, BPF_SK_SKB_VERDICT, to, false);
 	half_init(&out, client, true, SEED, size);
 	half_start(&out);
-	/* Until then all that can be full becomes so. */
+	/* By then, everything that can be full is full. */
 	sleep_ms(100);
 	put(_metadata, to, 0, via);
 	put(_metadata, from, 0, server);
@@ -351,10 +351,10 @@ TEST_F(sockmap, send_on_in_order)
 }
 
 /*
- * Each piece is there before it is read. The kernel's worker that hands it over
- * changes sk_forward_alloc without the socket's lock, so that a reader at the
- * same time leaves the account wrong: on the wire, too, inet_sock_destruct()
- * warns of it.
+ * Each piece must be there before it is read. The kernel's worker that hands it
+ * over changes sk_forward_alloc without the socket's lock. A reader at the same
+ * time leaves the account wrong, and inet_sock_destruct() warns of this, on the
+ * wire as well.
  */
 static void in_turns(struct __test_metadata *_metadata, int from, int to,
 		     uint64_t size)
@@ -369,7 +369,7 @@ static void in_turns(struct __test_metadata *_metadata, int from, int to,
 	}
 }
 
-/* What the server receives is read from another connection's socket. */
+/* Data that the server receives is read from another connection's socket. */
 TEST_F(sockmap, hand_over)
 {
 	const uint64_t size = scaled(512 * 1000);
@@ -395,7 +395,7 @@ TEST_F(sockmap, hand_over)
 	close(server);
 }
 
-/* What is written is in the peer's map at once: neither wire nor friends. */
+/* Written data is in the peer's map at once. It takes neither the wire nor friends. */
 TEST_F(sockmap, short_cut)
 {
 	const uint64_t size = scaled(512 * 1000);
@@ -414,7 +414,7 @@ TEST_F(sockmap, short_cut)
 	EXPECT_CARRIED(sent);
 }
 
-/* The end comes behind the last bytes. */
+/* The end of the stream comes behind the last bytes. */
 TEST_F(sockmap, end)
 {
 	int map = map_of_sockets(_metadata);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Pages that enter or leave a connection: sendfile, splice, zero-copy. */
+/*
+ * These tests cover pages that enter or leave a connection: sendfile, splice
+ * and zero-copy.
+ */
 
 #include <time.h>
 #include <linux/errqueue.h>
@@ -84,7 +87,7 @@ TEST_F(splice, sendfile_to_full_receiver)
 	EXPECT_CARRIED(total);
 }
 
-/* File, pipe, socket, pipe, file. */
+/* Data goes from a file to a pipe, a socket, a pipe and a file. */
 struct splice_in {
 	int file;
 	int sock;
@@ -160,7 +163,7 @@ TEST_F(splice, out_of_nothing)
 	int p[2];
 
 	ASSERT_EQ(0, pipe(p));
-	/* SPLICE_F_NONBLOCK is about the pipe only. */
+	/* SPLICE_F_NONBLOCK concerns only the pipe. */
 	fcntl(self->server, F_SETFL, O_NONBLOCK);
 	EXPECT_EQ(-1, splice(self->server, NULL, p[1], NULL, 1000, 0));
 	EXPECT_EQ(EAGAIN, errno);
@@ -168,14 +171,14 @@ TEST_F(splice, out_of_nothing)
 	send_pattern(_metadata, self->client, SEED, 0, 1000, 0);
 	EXPECT_EQ(POLLIN, wait_for(self->server, POLLIN, patience(AT_ONCE)));
 	EXPECT_EQ(400, splice(self->server, NULL, p[1], NULL, 400, 0));
-	/* The rest is still the socket's. */
+	/* The rest is still in the socket. */
 	recv_pattern(_metadata, self->server, SEED, 400, 600);
 	EXPECT_EQ(0, shutdown(self->client, SHUT_WR));
 	EXPECT_EQ(0, splice(self->server, NULL, p[1], NULL, 1000, 0));
 	EXPECT_CARRIED(1000);
 }
 
-/* What was spliced out stays what it was while the stream goes on. */
+/* Data that was spliced out does not change while the stream goes on. */
 static void out_keeps(struct __test_metadata *_metadata, FIXTURE_DATA(splice) *self, int size)
 {
 	char *buf = malloc(size);
@@ -202,7 +205,7 @@ TEST_F(splice, out_keeps_its_bytes)
 	out_keeps(_metadata, self, 4096);
 }
 
-/* The pipe has references to pages that the module would use again. */
+/* The pipe has references to pages that the module would reuse. */
 TEST_F(splice, out_keeps_its_pages)
 {
 	out_keeps(_metadata, self, 65536);
@@ -230,7 +233,7 @@ TEST_F(splice, vmsplice)
 	EXPECT_CARRIED(8 * page);
 }
 
-/* Read one completion: the range of calls that it is for. */
+/* Read one completion, which is for the calls @lo to @hi. */
 static int completion(int fd, uint32_t *lo, uint32_t *hi)
 {
 	char control[256];
@@ -253,10 +256,10 @@ static int completion(int fd, uint32_t *lo, uint32_t *hi)
 	return 0;
 }
 
-/* Each call completes once, and not before its bytes may be changed. */
 /*
- * On loopback the pages are copied on the way: the completion comes before
- * anybody reads, and what is written to them then is not seen.
+ * Each call completes once, and not before its bytes may be changed. On
+ * loopback the pages are copied on the way. The completion therefore comes
+ * before the data is read, and later changes to the pages are not seen.
  */
 TEST_F(splice, zerocopy)
 {
@@ -292,7 +295,10 @@ TEST_F(splice, zerocopy)
 	EXPECT_CARRIED(calls * len);
 }
 
-/* More than the receiver takes at once; the rest follows when it reads. */
+/*
+ * The writer sends more than the receiver takes at once. The rest follows when
+ * it reads.
+ */
 TEST_F(splice, zerocopy_to_full_receiver)
 {
 	const size_t len = 1000000;

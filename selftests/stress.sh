@@ -1,15 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# stress.sh [ROUNDS]: start 8 connections with bulk data both ways, rmmod,
-# insmod, toggle twice, finish. Every byte arrives, no connection is lost, and
-# the memory comes back.
+# stress.sh [ROUNDS]: each round starts 8 connections with bulk data both ways,
+# unloads and loads the module, toggles friends twice and ends the connections.
+# Every byte must arrive, no connection may be lost, and the memory must come
+# back.
 
 . "$(dirname "$0")/lib/common.sh"
 
 ROUNDS=${1:-${FRIENDS_ROUNDS:-$(slow && echo 2 || echo 3)}}
 
-# A moment of random length, up to $1 ms.
+# moment MS: sleeps for a random time of less than MS ms.
 moment()
 {
 	sleep "$(printf '0.%03d' $((RANDOM % $1)))"
@@ -37,7 +38,7 @@ one_round()
 	check_err $? "insmod failed"
 	friends_set "$ns" 1
 
-	# Some that are friends when the switch is thrown.
+	# These connections are friends when friends are switched off.
 	# shellcheck disable=SC2086
 	xfer_start "$ns" $family -n 2 -s $RANDOM || return
 	within 2000 stat_is "$ns" pairs 2
@@ -57,13 +58,14 @@ one_round()
 	check_err $? "pairs are left at the end"
 }
 
-# What the module keeps for the next messages is no leak.
+# Frees the skb cache of the module, which is no leak.
 drop_spent()
 {
 	echo 2 >/proc/sys/vm/drop_caches
 }
 
-# Sockets, pages of TCP memory, KiB of unreclaimable slab.
+# These functions print the sockets, the pages of TCP memory, and the KiB of
+# unreclaimable slab.
 sockets()
 {
 	awk '$1 == "TCP:" { for (i = 2; i < NF; i++) if ($i == "alloc") print $(i + 1) }' \
@@ -92,7 +94,7 @@ rounds()
 
 	need_friends_ko || return
 	setup_ns ns
-	# What the first rounds leave in caches stays there.
+	# The first rounds fill caches, which keep what they hold.
 	one_round "$ns" ''
 	one_round "$ns" -6
 	sleep 1
@@ -114,13 +116,13 @@ rounds()
 	cpus=$(nproc)
 	within 5000 at_most pages $((pages_before + 256 * cpus))
 	check_err $? "$(pages) pages of TCP memory, $pages_before before"
-	# 100 sockets of 2 KiB a round would be ten times this.
+	# A leak of 100 sockets of 2 KiB in a round would be ten times as large.
 	within 5000 at_most slab $((slab_before + 8192 + 20 * ROUNDS))
 	check_err $? "$(slab) KiB of slab, $slab_before before"
 	log_info "$ROUNDS rounds: sockets $sockets_before -> $(sockets), TCP pages $pages_before -> $(pages), slab $slab_before -> $(slab) KiB"
 }
 
-# On the debug kernel kmemleak looks for what nobody points to.
+# On the debug kernel, kmemleak finds objects that nothing points to.
 no_leak()
 {
 	local f=/sys/kernel/debug/kmemleak found
@@ -130,14 +132,15 @@ no_leak()
 		RET=$ksft_skip retmsg="this kernel has no kmemleak"
 		return
 	fi
-	# Objects count when they are 5 s old.
+	# kmemleak reports only objects that are 5 s old.
 	sleep 6
 	echo scan >"$f"
 	echo scan >"$f"
 	found=$(cat "$f")
 	[ -z "$found" ]
 	check_err $? "kmemleak found unreferenced objects"
-	# Not in the words that tools/vm takes for a splat: it tells by itself.
+	# tools/vm would take kmemleak's words for a splat, but this test
+	# reports the leak.
 	[ -z "$found" ] || echo "${found//unreferenced object/leaked}" | head -n 100
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Friends that are parted in the middle of something, by the sysctl or by
- * unloading the module: the connection goes on over the wire as if nothing
- * had been.
+ * These tests dissolve a pair in the middle of something, by the sysctl or by
+ * unloading the module. The connection must go on over the wire as if nothing
+ * had happened.
  */
 
 #include <sys/syscall.h>
@@ -87,7 +87,7 @@ static void part(struct __test_metadata *_metadata, bool module)
 	EXPECT_EQ(0, friends_stat("pairs"));
 }
 
-/* A new module's first pair begins to move data a moment after it was formed. */
+/* Wait for a new module's first pair, which begins to move data a moment after it was formed. */
 static void meet(struct __test_metadata *_metadata)
 {
 	uint64_t end = now_ms() + patience(2000);
@@ -105,7 +105,7 @@ static void meet(struct __test_metadata *_metadata)
 	EXPECT_EQ(0, friends_stat_becomes("pairs", 0));
 }
 
-/* From here on only new connections are friends. */
+/* Switch friends on again. Only new connections become friends. */
 static void allow(struct __test_metadata *_metadata, bool module)
 {
 	if (module) {
@@ -118,7 +118,7 @@ static void allow(struct __test_metadata *_metadata, bool module)
 	EXPECT_EQ(0, friends_stat("pairs"));
 }
 
-/* The connection was a friend before, is none now, and a new one is. */
+/* Check that the old connection has no friend now, and that a new one has. */
 static void check_after(struct __test_metadata *_metadata, enum ends ends)
 {
 	uint64_t bytes = friends_stat("bytes");
@@ -138,7 +138,7 @@ static void check_after(struct __test_metadata *_metadata, enum ends ends)
 #define ALLOW()	allow(_metadata, variant->module)
 #define CHECK_AFTER()	check_after(_metadata, variant->ends)
 
-/* Until each direction has moved @more. */
+/* Wait until each direction has moved @more. */
 static void progress(struct __test_metadata *_metadata, struct half h[4],
 		     uint64_t more)
 {
@@ -187,7 +187,7 @@ TEST_F(switching, mid_stream)
 	EXPECT_CARRIED_ANY();
 }
 
-/* Many connections, each a friend for a part of its life. */
+/* Many connections are friends, each for a part of its life. */
 TEST_F_TIMEOUT(switching, again_and_again, 120)
 {
 	enum { N = 6 };
@@ -239,7 +239,7 @@ TEST_F(switching, idle)
 	CHECK_AFTER();
 }
 
-/* Unread data in the queues, in both directions, of a size that fits. */
+/* Unread data of a size that fits is in the queues of both directions. */
 TEST_F(switching, with_unread_data)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 30000, 0);
@@ -253,7 +253,7 @@ TEST_F(switching, with_unread_data)
 	EXPECT_CARRIED_ANY();
 }
 
-/* Full queues: the reader that comes later finds everything. */
+/* The queues are full, and a reader that comes later finds everything. */
 TEST_F(switching, with_full_receiver)
 {
 	static char buf[65536];
@@ -279,7 +279,7 @@ TEST_F(switching, with_full_receiver)
 	EXPECT_CARRIED_ANY();
 }
 
-/* Little is left of the window that the wire was told of last. */
+/* Little is left of the window that the wire offered last. */
 TEST_F(switching, with_worn_window)
 {
 	const size_t large = 60000;
@@ -299,8 +299,9 @@ TEST_F(switching, with_worn_window)
 }
 
 /*
- * Full, with a buffer that was made smaller than a segment and large again. Without
- * window scaling TCP opens a window by whole segments, up to what it aims at.
+ * The receiver is full, and its buffer was made smaller than a segment and large again.
+ * Without window scaling, TCP opens a window by whole segments, up to the size that it aims
+ * at.
  */
 TEST_F(switching, with_shrunk_buffer)
 {
@@ -314,7 +315,7 @@ TEST_F(switching, with_shrunk_buffer)
 	open_connection(_metadata, variant->ends, NULL, &client, &server);
 	EXPECT_EQ(2, friends_stat_becomes("pairs", 2));
 
-	/* By the wire, so that the receiver sees a segment of that size. */
+	/* This segment takes the wire, so that the receiver sees one of that size. */
 	set_int(_metadata, client, SOL_SOCKET, SO_MAX_PACING_RATE, -2);
 	send_pattern(_metadata, client, SEED, 0, segment, 0);
 	recv_pattern(_metadata, server, SEED, 0, segment);
@@ -431,7 +432,7 @@ TEST_F(switching, then_reset)
 	EXPECT_CARRIED_ANY();
 }
 
-/* One end closed, its last bytes unread. */
+/* One end is closed, and its last bytes are unread. */
 TEST_F(switching, orphan)
 {
 	send_pattern(_metadata, self->client, SEED, 0, 50000, 0);
@@ -445,7 +446,7 @@ TEST_F(switching, orphan)
 	EXPECT_CARRIED_ANY();
 }
 
-/* Connections come, talk and go while the switch is thrown. */
+/* Connections come, talk and close while the switch is thrown. */
 struct visitors {
 	struct __test_metadata *metadata;
 	enum ends ends;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Many short connections of several tenants at once, whose addresses are the same:
- * each must reach its own tenant's server.
+ * This program opens many short connections of several tenants at once, whose addresses are
+ * equal. Each connection must reach its own tenant's server.
  *
- * Each tenant has a server's and a client's namespace. Its server says who it is and
- * repeats what it is told, and the client checks both.
+ * Each tenant has one namespace for its server and one for its client. The server reports
+ * its own name and repeats what it was sent, and the client checks both.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,7 +24,7 @@
 
 #define TENANTS_MAX	16
 #define PORT		5001
-/* So many ports are in use at once, and so many connections a port has in turn. */
+/* Each tenant has so many connections at once, each in a thread of its own. */
 #define CONNECTIONS_AT_ONCE	4
 
 static const char usage_text[] =
@@ -86,7 +86,7 @@ static void *serve(void *arg)
 		if (fd < 0)
 			return NULL;
 		if (get(fd, &m)) {
-			/* Whose client it says it is must be ours. */
+			/* The client must be one of this server's tenant. */
 			if (m.tenant != t->name)
 				__atomic_fetch_add(&wrong, 1, __ATOMIC_RELAXED);
 			m.tenant = t->name;
@@ -97,7 +97,7 @@ static void *serve(void *arg)
 	}
 }
 
-/* A connection; a reset at its end keeps no port. */
+/* Make a connection. A reset at its end keeps no port. */
 static void visit(struct tenant *t, uint64_t nonce)
 {
 	struct linger reset = { .l_onoff = 1, .l_linger = 0 };

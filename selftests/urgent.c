@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Urgent data: the byte, the mark, and the stream around it. */
+/*
+ * These tests cover urgent data: the byte, the mark, and the stream around it.
+ */
 
 #include <linux/sockios.h>
 #include <signal.h>
@@ -23,7 +25,7 @@ static void send_text(struct __test_metadata *_metadata, int fd,
 	ASSERT_EQ((ssize_t)strlen(text), send(fd, text, strlen(text), flags));
 }
 
-/* One recv() must give exactly this. */
+/* Check that one recv() returns exactly @text. */
 static void expect_text(struct __test_metadata *_metadata, int fd,
 			const char *text)
 {
@@ -34,7 +36,9 @@ static void expect_text(struct __test_metadata *_metadata, int fd,
 	EXPECT_STREQ(text, buf);
 }
 
-/* Everything that was sent is there, and the urgent byte is known. */
+/*
+ * Wait until everything that was sent is there, and the urgent byte is known.
+ */
 static void settle(struct __test_metadata *_metadata, int fd, int len)
 {
 	uint64_t end = now_ms() + patience(1000);
@@ -42,7 +46,7 @@ static void settle(struct __test_metadata *_metadata, int fd, int len)
 
 	EXPECT_EQ(POLLPRI, wait_for(fd, POLLPRI, patience(1000)));
 	do {
-		/* This stops at the mark, so it cannot see all. */
+		/* SIOCINQ stops at the mark, so it cannot see all bytes. */
 		ASSERT_EQ(0, ioctl(fd, SIOCINQ, &n));
 	} while (n < len && now_ms() < end);
 	sleep_ms(QUIET);
@@ -86,7 +90,7 @@ TEST_F(urgent, in_line)
 	EXPECT_CARRIED_ANY();
 }
 
-/* Nobody asks for the byte: the stream goes on without it. */
+/* The urgent byte is not read, and the stream goes on without it. */
 TEST_F(urgent, ignored)
 {
 	send_text(_metadata, self->client, "abc", 0);
@@ -127,7 +131,7 @@ TEST_F(urgent, signal)
 	EXPECT_CARRIED_ANY();
 }
 
-/* Urgent bytes in a stream of others: each mark is at its place. */
+/* Urgent bytes are in a stream of others. Each mark is at its place. */
 TEST_F(urgent, in_a_stream)
 {
 	uint64_t state = SEED, pos = 0;
@@ -152,7 +156,7 @@ TEST_F(urgent, in_a_stream)
 	EXPECT_CARRIED_ANY();
 }
 
-/* When it is over, what follows is ordinary again. */
+/* After urgent data, what follows is ordinary again. */
 TEST_F(urgent, and_back_to_normal)
 {
 	const size_t size = scaled(4 << 20);

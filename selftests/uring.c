@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The socket calls of io_uring. */
+/* These tests cover the socket calls of io_uring. */
 
 #include <linux/io_uring.h>
 #include <sys/mman.h>
@@ -10,7 +10,7 @@
 #define SEED	0x7572696eULL
 #define ENTRIES	64
 
-/* Requests from us to the kernel, and completions from it. */
+/* The ring holds requests to the kernel, and completions from it. */
 struct ring {
 	int fd;
 	uint32_t *sq_tail, *sq_array, sq_mask;
@@ -28,7 +28,7 @@ CONNECTION_FIXTURE(uring);
 		SKIP(return, "this kernel has no io_uring");	\
 	} while (0)
 
-/* False where there is no io_uring. */
+/* Open a ring. Return false if there is no io_uring. */
 static bool ring_open(struct __test_metadata *_metadata, struct ring *r)
 {
 	struct io_uring_params p = {};
@@ -60,7 +60,7 @@ static bool ring_open(struct __test_metadata *_metadata, struct ring *r)
 	return true;
 }
 
-/* Hand a request in. */
+/* Submit a request. */
 static void submit(struct __test_metadata *_metadata, struct ring *r,
 		   struct io_uring_sqe sqe)
 {
@@ -87,7 +87,7 @@ static bool reap(struct ring *r, struct io_uring_cqe *cqe)
 	return true;
 }
 
-/* The next completion, which must come. */
+/* Return the next completion, which must come. */
 static void next(struct __test_metadata *_metadata, struct ring *r,
 		 struct io_uring_cqe *cqe)
 {
@@ -129,7 +129,7 @@ TEST_F(uring, send_and_recv)
 		pattern_fill(out, LEN, SEED, i * LEN);
 		sqe = request(IORING_OP_RECV, self->server, in, LEN, 1);
 		sqe.msg_flags = MSG_WAITALL;
-		/* The reader waits first, in every second round. */
+		/* In every second round, the reader waits first. */
 		if (i % 2)
 			submit(_metadata, &r, sqe);
 		submit(_metadata, &r, request(IORING_OP_SEND, self->client,
@@ -147,7 +147,7 @@ TEST_F(uring, send_and_recv)
 	EXPECT_CARRIED(N * LEN);
 }
 
-/* More than fits: the rest of a request waits for room. */
+/* The request has more bytes than fit, and its rest waits for room. */
 TEST_F(uring, send_to_full_receiver)
 {
 	const int len = 8 << 20;
@@ -179,7 +179,10 @@ TEST_F(uring, send_to_full_receiver)
 	EXPECT_CARRIED(len);
 }
 
-/* One request, a completion for each arrival, in buffers that were provided. */
+/*
+ * One request gives a completion for each arrival, in buffers that were
+ * provided.
+ */
 TEST_F(uring, recv_multishot)
 {
 	enum { N = 8, LEN = 4096, ROUNDS = 40 };
@@ -218,7 +221,7 @@ TEST_F(uring, recv_multishot)
 	sqe.buf_group = 1;
 	submit(_metadata, &r, sqe);
 	for (i = 0; i < ROUNDS; i++) {
-		/* Sometimes more than all the buffers hold. */
+		/* Sometimes send more than all the buffers hold. */
 		n = random_size(&state, 2 * N * LEN);
 		send_pattern(_metadata, self->client, SEED, sent, n, 0);
 		sent += n;
@@ -255,7 +258,7 @@ TEST_F(uring, recv_multishot)
 	EXPECT_CARRIED(sent);
 }
 
-/* A second completion tells when the pages are the sender's again. */
+/* A second completion reports that the pages are the sender's again. */
 TEST_F(uring, send_zerocopy)
 {
 	enum { N = 10, LEN = 60000 };
@@ -280,7 +283,10 @@ TEST_F(uring, send_zerocopy)
 		ASSERT_EQ(i, cqe.user_data);
 		ASSERT_EQ(LEN, cqe.res);
 		ASSERT_EQ(IORING_CQE_F_MORE, cqe.flags & IORING_CQE_F_MORE);
-		/* Unread: a receiver on this host has pages of its own. */
+		/*
+		 * The data is unread: a receiver on this host has pages of its
+		 * own.
+		 */
 		next(_metadata, &r, &cqe);
 		ASSERT_EQ(i, cqe.user_data);
 		ASSERT_EQ(IORING_CQE_F_NOTIF, cqe.flags & IORING_CQE_F_NOTIF);
@@ -293,7 +299,7 @@ TEST_F(uring, send_zerocopy)
 	EXPECT_CARRIED(N * LEN);
 }
 
-/* A completion for each arrival, and none when nothing comes. */
+/* There is a completion for each arrival, and none if nothing comes. */
 TEST_F(uring, poll_multishot)
 {
 	enum { N = 20 };
@@ -318,7 +324,7 @@ TEST_F(uring, poll_multishot)
 	}
 	sleep_ms(QUIET);
 	EXPECT_FALSE(reap(&r, &cqe));
-	/* The other way it asks for nothing. */
+	/* Data in the other direction gives no completion. */
 	send_pattern(_metadata, self->server, SEED, 0, 1000, 0);
 	recv_pattern(_metadata, self->client, SEED, 0, 1000);
 	sleep_ms(QUIET);

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# A connection between two namespaces over veth is never a friend.
+# Two sockets that are connected between two namespaces over veth never become
+# friends, unless net.ipv4.tcp_friends_cross is set.
 
 . "$(dirname "$0")/lib/common.sh"
 
@@ -15,7 +16,7 @@ bulk()
 	no_friends
 }
 
-# Requests and responses on one connection, and on one for each.
+# Requests and responses go over one connection, then over one connection each.
 requests()
 {
 	local i
@@ -31,7 +32,8 @@ requests()
 	no_friends
 }
 
-# The same ports and addresses as a friend connection within each end.
+# Meanwhile a connection within the server's namespace, at the same address, has
+# friends.
 among_friends()
 {
 	local pid out
@@ -52,7 +54,7 @@ among_friends()
 	xfer_end "$pid" "$out"
 }
 
-# One namespace on, the other off.
+# Friends are on in one namespace, and off in the other.
 one_side_on()
 {
 	need_friends || return

@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck disable=SC2034,SC2154,SC2317,SC2329
-# Who governs the wire governs friends: firewalls, traffic control, connection
-# tracking and the loopback device itself, set up in mid-stream.
+# Everything that governs the wire governs friends: firewalls, traffic control, connection tracking
+# and the loopback device itself. Most tests set it up in mid-stream.
 
 . "$(dirname "$0")/lib/common.sh"
 
-# Bytes that have arrived at the connections of $ns so far.
+# Prints the bytes that have arrived at the connections of $ns so far.
 received()
 {
 	ip netns exec "$ns" ss -Htin state established | awk '
@@ -19,7 +19,7 @@ arrived()
 	[ "$(received)" -ge "$1" ]
 }
 
-# A namespace, $ns, with friends or without.
+# enter FRIENDS: makes a namespace, $ns, with friends (1) or without (0).
 enter()
 {
 	FRIENDS=$1
@@ -29,10 +29,10 @@ enter()
 	friends_set "$ns" "$FRIENDS"
 }
 
-# How often friends ask the wire here, in ms.
+# Friends revalidate at this interval here, in ms.
 INTERVAL=$(slow && echo 1000 || echo 200)
 
-# ask_every MS
+# ask_every MS: sets the interval of revalidation.
 ask_every()
 {
 	[ "$FRIENDS" = 0 ] ||
@@ -40,14 +40,15 @@ ask_every()
 	check_err $? "net.ipv4.tcp_friends_revalidate_ms cannot be set"
 }
 
-# A request and a response every other ms, and bytes that arrive.
+# begin FRIENDS [ARG]...: starts a request and a response every other ms, and checks that bytes
+# arrive.
 begin()
 {
 	enter "$1" || return
 	run_rounds "${@:2}"
 }
 
-# What begin() does in the namespace that was entered; the arguments are friends_xfer's.
+# Does what begin() does, in the namespace that enter() made. The arguments are friends_xfer's.
 run_rounds()
 {
 	ask_every "$INTERVAL"
@@ -65,7 +66,7 @@ goes_on()
 	check_err $? "nothing moves $1"
 }
 
-# Nothing of the wire's own can pass, and friends hear of it in an interval.
+# Checks that nothing moves. The wire lets nothing pass, and friends notice it within an interval.
 stands_still()
 {
 	local bytes before
@@ -78,7 +79,7 @@ stands_still()
 	check_err $? "$(($(received) - bytes)) bytes passed $1"
 }
 
-# Friends have moved more since then.
+# Checks that friends move more data.
 friends_again()
 {
 	[ "$FRIENDS" = 1 ] || return 0
@@ -87,7 +88,8 @@ friends_again()
 	check_err $? "friends do not go on $1"
 }
 
-# It goes on, by the wire only, which is counted under the name $1.
+# by_wire REASON WHAT: checks that only the wire moves data, and that fallbacks are counted under
+# REASON.
 by_wire()
 {
 	local bytes
@@ -117,7 +119,7 @@ tc_in()
 	ip netns exec "$ns" tc "$@"
 }
 
-# A rule that drops, added to a live connection, and taken away.
+# A rule that drops is added to a live connection, and removed.
 firewall()
 {
 	begin "$@" || return
@@ -138,8 +140,8 @@ firewall()
 	end
 }
 
-# A tracker that was there first follows the stream, and does not let it time out
-# while it is used.
+# A tracker that is there before the connection follows the stream, and does not let it time out
+# while the stream is used.
 conntrack()
 {
 	enter "$1" || return
@@ -164,8 +166,8 @@ conntrack()
 	end
 }
 
-# One that comes in mid-stream picks the stream up from what asks the wire, or all of the
-# wire's, and does not let it time out.
+# A tracker that is added in mid-stream picks the stream up from the segments that revalidate, or
+# from all segments of the wire, and does not let the stream time out.
 conntrack_later()
 {
 	local i
@@ -206,12 +208,12 @@ lo_down()
 	end
 }
 
-# Each packet is dropped by a classifier's action.
+# The action of a classifier drops each packet.
 classifier()
 {
 	begin "$@" || return
-	# What is dropped before it left is probed for twice a second, and given up
-	# after so many times.
+	# TCP probes twice a second for data that was dropped before it left, and gives up after
+	# tcp_retries2 probes.
 	ip netns exec "$ns" sysctl -q -w net.ipv4.tcp_retries2=255
 	check_err $? "sysctl failed"
 	tc_in qdisc add dev lo clsact &&
@@ -224,7 +226,7 @@ classifier()
 	end
 }
 
-# What only looks sees all.
+# A classifier that only looks at packets sees all of them.
 classifier_passes()
 {
 	begin "$@" || return
@@ -237,7 +239,7 @@ classifier_passes()
 	end
 }
 
-# An XDP program: lo has those in the stack only.
+# An XDP program is attached. On lo these programs run in the stack only.
 xdp()
 {
 	begin "$@" || return
@@ -259,7 +261,7 @@ queueing()
 	end
 }
 
-# The loopback device is under no policy, unless told otherwise.
+# By default, policies do not apply to the loopback device. This makes them apply.
 policies_for_lo()
 {
 	ip netns exec "$ns" sysctl -q -w net.ipv4.conf.lo.disable_xfrm=0 \
@@ -267,7 +269,7 @@ policies_for_lo()
 	check_err $? "sysctl failed"
 }
 
-# policy out|in ARG...
+# policy out|in ARG...: adds an IPsec policy.
 policy()
 {
 	ip -n "$ns" xfrm policy add src 127.0.0.0/8 dst 127.0.0.0/8 proto tcp \
@@ -275,7 +277,7 @@ policy()
 	check_err $? "ip xfrm failed"
 }
 
-# A policy that lets nothing out.
+# The policy lets nothing out.
 ipsec_block()
 {
 	begin "$@" || return
@@ -288,7 +290,7 @@ ipsec_block()
 	end
 }
 
-# All between local addresses is encrypted from now on.
+# From now on, all TCP between local addresses is encrypted.
 encrypt()
 {
 	policies_for_lo
@@ -300,19 +302,19 @@ encrypt()
 	policy out tmpl proto esp mode transport
 }
 
-# Bytes that were encrypted.
+# Prints the number of bytes that were encrypted.
 encrypted()
 {
 	ip -n "$ns" -s xfrm state |
 		awk '/^[ \t]*[0-9]+\(bytes\)/ { n = $1 + 0 } END { print n + 0 }'
 }
 
-# A policy that has all be encrypted.
+# The policy requires all data to be encrypted.
 ipsec_transport()
 {
 	begin "$@" || return
 	encrypt
-	# It is heard of when the wire is asked next.
+	# Friends notice the policy when they revalidate next.
 	sleep "$(slow && echo 1.5 || echo 0.5)"
 	by_wire ipsec "a policy"
 	[ "$(encrypted)" -gt 20000 ]
@@ -322,7 +324,7 @@ ipsec_transport()
 	end
 }
 
-# One that was there first, where the wire is never asked.
+# The policy is there before the connection, and friends never revalidate.
 ipsec_first()
 {
 	enter "$1" || return
@@ -339,7 +341,7 @@ ipsec_first()
 
 SMACK=/sys/fs/smackfs
 
-# What Smack lets those with the client's label do to the server, and the other way.
+# smack_rules ACCESS: sets what Smack lets the client's label do to the server's, and vice versa.
 smack_rules()
 {
 	printf 'Client Server %s\n' "$1" >"$SMACK/load2" &&
@@ -347,7 +349,7 @@ smack_rules()
 	check_err $? "a rule cannot be set"
 }
 
-# Mounts Smack's files, and lets client and server talk.
+# Mounts Smack's files, and lets the client and the server communicate.
 need_smack()
 {
 	[ -e "$SMACK/load2" ] || mount -t smackfs smackfs "$SMACK" 2>/dev/null
@@ -359,9 +361,8 @@ need_smack()
 	smack_rules rw
 }
 
-# A security module that judges each packet by the labels of both sockets
-# (security_sock_rcv_skb()) changes its mind. Packets of this address carry no label, and
-# have the client's.
+# A security module that judges each packet by the labels of both sockets (security_sock_rcv_skb())
+# changes its decision. Packets of this address carry no label, and get the client's.
 security()
 {
 	need_smack || return
@@ -379,7 +380,7 @@ security()
 	end
 }
 
-# Elsewhere each packet carries its label, as an option of IP (CIPSO): it takes the wire.
+# Packets of other addresses carry their label as an IP option (CIPSO), and take the wire.
 labelled_friends()
 {
 	need_smack || return
@@ -393,7 +394,7 @@ labelled_friends()
 	end
 }
 
-# Streams that are full, both ways, ask the wire, too.
+# Streams that are full, in both directions, revalidate, too.
 stream_asks()
 {
 	local asked
@@ -404,7 +405,7 @@ stream_asks()
 	within 2000 stat_at_least "$ns" bytes 50000
 	check_err $? "vacuous: friends move nothing"
 	asked=$(friends_stat "$ns" wire_revalidate)
-	# Two directions, each for itself.
+	# Each of the two directions revalidates by itself.
 	within 4000 stat_at_least "$ns" wire_revalidate $((asked + 4))
 	check_err $? "the wire was asked $(friends_stat "$ns" wire_revalidate) times"
 	nft_in "add table inet t; add chain inet t out { type filter hook output priority 0; };
@@ -418,8 +419,8 @@ stream_asks()
 	end
 }
 
-# A receiver that is nearly always full, and a large buffer, of which the window is
-# often shut: what it frees is not for data that a rule denies.
+# The receiver is nearly always full, and has a large buffer, so its window is often closed. The
+# room that the receiver frees is not for data that a rule denies.
 slow_reader()
 {
 	local out=$TMP/slow
@@ -474,7 +475,7 @@ slow_reader_friends()
 	slow_reader 1
 }
 
-# 0 is never; each namespace has its own; what makes no sense is refused.
+# At 0 friends never revalidate. Each namespace has its own interval. Invalid values are refused.
 interval()
 {
 	local asked value
@@ -554,7 +555,7 @@ security_friends()
 	security 1
 }
 
-# ::1 does not come back by itself.
+# lo loses ::1 when it goes down, so there are no variants for IPv6.
 lo_down_wire_ipv4()
 {
 	lo_down 0

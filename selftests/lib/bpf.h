@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* BPF programs that are so small that they are written by hand. */
+/* These BPF programs are so small that they are written by hand. */
 #ifndef _TCP_FRIENDS_BPF_H
 #define _TCP_FRIENDS_BPF_H
 
@@ -15,7 +15,7 @@ static inline int sys_bpf(int cmd, union bpf_attr *attr)
 	return syscall(__NR_bpf, cmd, attr, sizeof(*attr));
 }
 
-/* Load the @n @insns, which are for @role. Returns a descriptor. */
+/* Load @n instructions, a program for @role. Return its descriptor. */
 static inline int bpf_load(struct __test_metadata *_metadata,
 			   enum bpf_prog_type type, enum bpf_attach_type role,
 			   const struct bpf_insn *insns, int n)
@@ -37,7 +37,7 @@ static inline int bpf_load(struct __test_metadata *_metadata,
 	return prog;
 }
 
-/* Attach @prog to @to, a map or a cgroup, as @role. */
+/* Attach @prog as @role to @to, which is a map or a cgroup. */
 static inline void bpf_attach(struct __test_metadata *_metadata, int to,
 			      enum bpf_attach_type role, int prog)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Cgroups of a test's own. */
+/* This file creates cgroups for tests. */
 #ifndef _TCP_FRIENDS_CGROUP_H
 #define _TCP_FRIENDS_CGROUP_H
 
@@ -31,7 +31,7 @@ struct group {
 	char dir[256];
 };
 
-/* A group that this process is in; false where memory is not accounted so. */
+/* Create a group and enter it. Return false if memory is not accounted. */
 static inline bool group_make(struct group *g, const char *name)
 {
 	char path[512];

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
-# Sourced by the shell tests, which go on with the kernel's own net/lib.sh: a
-# test is a function that ends with RET and retmsg set by check_err.
+# The shell tests source this file, which continues with the kernel's own
+# net/lib.sh. A test is a function that ends with RET and retmsg set by
+# check_err.
 
-# The folder above this one.
+# The folder above this one is that of the selftests.
 friends_dir=$(dirname "$(dirname "$(readlink -e "${BASH_SOURCE[0]}")")")
 friends_name=$(basename "$0" .sh)
 
-# In a kernel tree the programs lie beside the scripts, and the library above them.
+# In a kernel tree the programs are beside the scripts, and the library is in
+# the folder above.
 for friends_bin in "${FRIENDS_BUILD:-}" "$friends_dir" \
 		"$friends_dir/../build/selftests"; do
 	[ -x "$friends_bin/friends_xfer" ] && break
@@ -29,7 +31,8 @@ slow()
 	[ "${FRIENDS_SLOW:-}" = 1 ]
 }
 
-# An amount of work, and the longest that something may take, in ms.
+# scaled N prints an amount of work, and patience MS the longest time that
+# something may take. Both depend on how fast the kernel is.
 scaled()
 {
 	slow && echo $((($1 + 7) / 8)) || echo "$1"
@@ -40,23 +43,25 @@ patience()
 	slow && echo $(($1 * 10)) || echo "$1"
 }
 
-# The library's, without a process for each look at the clock.
+# This replaces the library's function, which starts a process each time.
 timestamp_ms()
 {
 	echo $((${EPOCHREALTIME/[!0-9]/} / 1000))
 }
 
-# within MS CMD...: the library's busywait, which leaves the processor to others.
+# within MS CMD...: waits until CMD succeeds, as the library's busywait does,
+# but leaves the processor to others in between.
 within()
 {
 	loopy_wait 'sleep 0.05' "$(patience "$1")" "${@:2}"
 }
 
-# Seconds without a byte that friends_xfer takes for a stall.
+# After this many seconds without a byte, friends_xfer reports a stall.
 XFER_STALL=$(slow && echo 200 || echo 20)
 
-# The file that the loaded module came from, by its build ID. Without that
-# the newest one for this kernel's release. Wrong ones may crash the kernel.
+# Prints the path of the file that the loaded module came from. The build ID
+# identifies the file. Without a build ID, the newest file for this kernel's
+# release is taken. A wrong file may crash the kernel.
 friends_ko()
 {
 	local note=/sys/module/tcp_friends/notes/.note.gnu.build-id ko id best=
@@ -86,7 +91,7 @@ friends_loaded()
 	[ -e /proc/net/tcp_friends_stat ]
 }
 
-# Skips the test that calls it: need_friends || return
+# need_friends || return: skips the calling test if the module is not loaded.
 need_friends()
 {
 	friends_loaded && return
@@ -105,14 +110,15 @@ need_friends_ko()
 	return 1
 }
 
-# friends_set NS 0|1; does nothing without the module.
+# friends_set NS 0|1: switches friends off or on. It does nothing without the
+# module.
 friends_set()
 {
 	friends_loaded || return 0
 	ip netns exec "$1" sysctl -q -w net.ipv4.tcp_friends="$2"
 }
 
-# friends_stat NS COUNTER: 0 where there is none.
+# friends_stat NS COUNTER: prints the counter, or 0 if it does not exist.
 friends_stat()
 {
 	ip netns exec "$1" awk -v name="$2" '
@@ -121,7 +127,8 @@ friends_stat()
 		echo 0
 }
 
-# stat_at_least NS COUNTER VALUE, stat_is NS COUNTER VALUE: for busywait.
+# stat_at_least NS COUNTER VALUE, stat_is NS COUNTER VALUE: conditions for
+# busywait.
 stat_at_least()
 {
 	[ "$(friends_stat "$1" "$2")" -ge "$3" ]
@@ -132,7 +139,8 @@ stat_is()
 	[ "$(friends_stat "$1" "$2")" -eq "$3" ]
 }
 
-# tcp_stat NS NAME[|NAME]...: columns of Tcp: in /proc/net/snmp, in its order.
+# tcp_stat NS NAME[|NAME]...: prints columns of Tcp: in /proc/net/snmp, in the
+# order of that file.
 tcp_stat()
 {
 	ip netns exec "$1" awk -v names="^($2)\$" '
@@ -146,9 +154,9 @@ segments_at_least()
 	[ "$(tcp_stat "$1" OutSegs)" -ge "$2" ]
 }
 
-# xfer_start NS ARG...: friends_xfer in the background. XFER_PID is its
-# process, XFER_OUT what it prints, XFER_PORT the port of its server. It is
-# nice: its threads would starve the script that watches them.
+# xfer_start NS ARG...: starts friends_xfer in the background. XFER_PID is its
+# process, XFER_OUT its output, and XFER_PORT the port of its server. It runs at
+# a low priority, because its threads would starve the script that watches them.
 xfer_start()
 {
 	local ns=$1
@@ -165,7 +173,7 @@ xfer_start()
 	XFER_PORT=$(awk '$1 == "port" { print $2 }' "$XFER_OUT")
 }
 
-# xfer_end PID OUT: let it come to its end, which must be a good one.
+# xfer_end PID OUT: ends friends_xfer, and checks that it succeeded.
 xfer_end()
 {
 	local rc=0
@@ -176,7 +184,7 @@ xfer_end()
 	return "$rc"
 }
 
-# Two namespaces, $a and $b, joined by veth.
+# Sets up two namespaces, $a and $b, joined by veth.
 setup_veth()
 {
 	a='' b=''
@@ -196,7 +204,7 @@ setup_veth()
 	check_err $? "the namespaces do not see each other by IPv6"
 }
 
-# between ARG...: friends_xfer from $a to $b.
+# between ARG...: runs friends_xfer from $a to $b.
 between()
 {
 	local out rc
@@ -208,8 +216,8 @@ between()
 	return "$rc"
 }
 
-# bpf_begin NS ROLE WHERE [TO...]: a BPF program, see bpf_pass.c. Without a namespace for a
-# cgroup: ip hides those.
+# bpf_begin NS ROLE WHERE [TO...]: attaches a BPF program; see bpf_pass.c. NS is
+# empty for a program of a cgroup, because ip netns exec hides cgroups.
 bpf_begin()
 {
 	${1:+ip netns exec "$1"} bpf_pass "${@:2}" >"$TMP/bpf" 2>&1 &
@@ -248,8 +256,8 @@ friends_cleanup()
 	rm -rf "$TMP"
 }
 
-# Append the counters of this test's namespaces to the file FRIENDS_COUNTERS, if
-# there is one: selftests/run adds them up.
+# Appends the counters of this test's namespaces to the file FRIENDS_COUNTERS,
+# if it is set. selftests/run adds them up.
 friends_tell()
 {
 	local ns
@@ -261,7 +269,8 @@ friends_tell()
 	done
 }
 
-# wanted NAME: FRIENDS_TESTS are names, or globs over them, of what to run.
+# wanted NAME: tests whether NAME matches one of the names and globs in
+# FRIENDS_TESTS.
 wanted()
 {
 	local p
@@ -277,7 +286,8 @@ wanted()
 	[[ $1 == $p ]]
 }
 
-# run_tests TEST...: those that are wanted; with --list only their names. Exits.
+# run_tests TEST...: runs the wanted tests, or prints their names with --list,
+# and exits.
 run_tests()
 {
 	local test name
@@ -295,7 +305,7 @@ run_tests()
 		in_defer_scope "$test"
 		log_test "$name"
 		friends_tell
-		# Each in namespaces of its own.
+		# Each test has namespaces of its own.
 		cleanup_all_ns
 	done
 	[ "${LIST:-}" = 1 ] && exit 0

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the TCP friends selftests share: a connection in a network namespace of
- * its own, over the wire or over friends, and the module's counters as the
- * witness of which of the two it was.
+ * This file holds what the TCP friends selftests share: a connection in a network namespace
+ * of its own, over the wire or over friends, and the module's counters, which show which of
+ * the two carried the data.
  *
- * A test body is written once and run over both. It ends by telling how many
- * bytes it sent, EXPECT_CARRIED(): friends must have carried them (else the
- * test was vacuous), the wire none. A fixture whose test did not tell fails.
+ * Each test body is written once and runs over both. At its end, it states with
+ * EXPECT_CARRIED() how many bytes it sent. Friends must have carried these bytes, or the
+ * test was vacuous; on the wire, friends must have carried none. A test that states nothing
+ * fails.
  *
- * FRIENDS_REQUIRED=1 makes an absent module a failure instead of a skip.
+ * With FRIENDS_REQUIRED=1 a missing module is a failure instead of a skip.
  *
- * With FRIENDS_CONTAINERS=1 the two ends are in namespaces of their own, joined by
- * veth and a bridge in a third, and net.ipv4.tcp_friends_cross must be 1. Only for
- * IPv4: 127.0.0.1 is then the server's, and on the wire.
+ * With FRIENDS_CONTAINERS=1 the two ends are in namespaces of their own, connected by veth
+ * and a bridge in a third namespace, and net.ipv4.tcp_friends_cross must be 1. This works
+ * only for IPv4: 127.0.0.1 is then the address of the server's veth device.
  */
 #ifndef _TCP_FRIENDS_SELFTEST_H
 #define _TCP_FRIENDS_SELFTEST_H
@@ -33,12 +34,12 @@
 
 #define TALK_SEED	0x74616c6bULL
 
-/* Longer than any scheduling delay, shorter than a probe or a delayed ACK. */
+/* AT_ONCE is longer than any scheduling delay, and shorter than a probe or a delayed ACK takes. */
 #define AT_ONCE		150
-/* Longer than it takes whatever is on its way to arrive. */
+/* QUIET is longer than anything under way takes to arrive. */
 #define QUIET		50
 
-/* The counter @name of TcpExt in this namespace; 0 where there is none. */
+/* Return the counter @name of TcpExt in this namespace, or 0 if there is none. */
 static inline uint64_t tcp_ext(const char *name)
 {
 	static char names[8192], values[8192];
@@ -64,7 +65,10 @@ static inline uint64_t tcp_ext(const char *name)
 	return found;
 }
 
-/* How often the wire was taken for that reason. Between containers most have one name. */
+/*
+ * Return how often friends fell back for @reason. Between containers, most reasons are
+ * counted as wire_path.
+ */
 static inline uint64_t fell_for(const char *reason)
 {
 	return friends_stat(reason) +
@@ -85,7 +89,8 @@ static inline void witness_begin(struct witness *w)
 }
 
 /*
- * Of @sent bytes. The wire may take a few of them, friends none twice.
+ * Check how many of the @sent bytes friends carried. The wire may have taken a
+ * few of them. No byte may be counted twice.
  */
 static inline void expect_carried(struct __test_metadata *_metadata,
 				  struct witness *w, uint64_t sent)
@@ -110,10 +115,10 @@ static inline void expect_carried(struct __test_metadata *_metadata,
 
 #define EXPECT_CARRIED(sent) expect_carried(_metadata, &self->witness, sent)
 
-/* For what takes the wire, also between friends. */
+/* This is for tests in which data takes the wire even between friends. */
 #define EXPECT_CARRIED_ANY() (self->witness.told = true)
 
-/* Namespaces and connections. */
+/* ---- namespaces and connections ---- */
 
 static inline void lo_up(struct __test_metadata *_metadata)
 {
@@ -127,7 +132,7 @@ static inline void lo_up(struct __test_metadata *_metadata)
 	close(fd);
 }
 
-/* Run a shell's command in that namespace. */
+/* Run a shell command in the namespace @ns. */
 static inline void run_in(struct __test_metadata *_metadata, int ns,
 			  const char *command)
 {
@@ -142,8 +147,8 @@ static inline void run_in(struct __test_metadata *_metadata, int ns,
 }
 
 /*
- * A container at the bridge of the namespace that we are in: @own is its address,
- * with 02:00:00:00:00:@own_mac, @other is across the bridge.
+ * Connect the namespace @ns to the bridge of the current namespace. @own is its address,
+ * 02:00:00:00:00:@own_mac is its MAC address, and @other is the address across the bridge.
  */
 static inline void settle_in(struct __test_metadata *_metadata, int ns,
 			     const char *own, const char *other, int own_mac,
@@ -168,12 +173,12 @@ static inline void settle_in(struct __test_metadata *_metadata, int ns,
 	run_in(_metadata, -1, command);
 }
 
-/* Two namespaces at a bridge in a third one; we are in the client's then. */
+/* Create two namespaces at a bridge in a third one, and enter the client's. */
 static inline void enter_containers(struct __test_metadata *_metadata)
 {
 	int ns[3], i;
 
-	/* The last one is the bridge's, which lives by its descriptor. */
+	/* The last namespace is the bridge's. Its descriptor keeps it alive. */
 	for (i = 0; i < 3; i++) {
 		ASSERT_EQ(0, unshare(CLONE_NEWNET));
 		lo_up(_metadata);
@@ -184,10 +189,10 @@ static inline void enter_containers(struct __test_metadata *_metadata)
 			      "ip link set br0 up");
 	settle_in(_metadata, ns[0], "127.0.0.2", "127.0.0.1", 1, 2);
 	settle_in(_metadata, ns[1], "127.0.0.1", "127.0.0.2", 2, 1);
-	/* Whoever lies between has a say in how often the wire is asked. */
+	/* The shortest interval of all namespaces on the path counts, the bridge's included. */
 	if (friends_loaded())
 		ASSERT_EQ(0, sysctl_set(FRIENDS_SYSCTL "_revalidate_ms", "0"));
-	/* A bridge's port takes a moment. */
+	/* A bridge's port needs a moment until it forwards. */
 	run_in(_metadata, ns[0],
 	       "for i in $(seq 100); do "
 	       "ping -q -c 1 -W 0.2 127.0.0.1 >/dev/null && exit 0; done; exit 1");
@@ -196,7 +201,7 @@ static inline void enter_containers(struct __test_metadata *_metadata)
 	container_of_server = ns[1];
 }
 
-/* A namespace of our own; false after a skip. */
+/* Enter a new network namespace. Return false after a skip. */
 static inline bool enter_netns(struct __test_metadata *_metadata, bool friends)
 {
 	if (friends && !friends_loaded()) {
@@ -212,13 +217,13 @@ static inline bool enter_netns(struct __test_metadata *_metadata, bool friends)
 	}
 	if (friends) {
 		ASSERT_EQ(0, friends_set("1"));
-		/* What friends did not carry is a fault, where nobody asked. */
+		/* Nothing is revalidated, so data that friends did not carry is a fault. */
 		ASSERT_EQ(0, revalidate_set("0"));
 	}
 	return true;
 }
 
-/* From now on this thread, and those that it makes, run on @cpu. */
+/* Run this thread, and the threads that it creates from now on, on @cpu. */
 static inline void run_on(struct __test_metadata *_metadata, int cpu)
 {
 	cpu_set_t set;
@@ -230,7 +235,7 @@ static inline void run_on(struct __test_metadata *_metadata, int cpu)
 
 enum ends { IPV4, IPV6, MAPPED };
 
-/* Of the client. */
+/* Return the address of localhost in the client's family. */
 static inline const char *localhost(enum ends ends)
 {
 	return ends == IPV6 ? "::1" : "127.0.0.1";
@@ -338,7 +343,7 @@ static inline int client_for(struct __test_metadata *_metadata, enum ends ends,
 			  port_of(listener), o);
 }
 
-/* With @o, the buffers of both ends are set before the handshake. */
+/* If @o is given, the buffer sizes of both ends are set before the handshake. */
 static inline void open_connection(struct __test_metadata *_metadata,
 				   enum ends ends,
 				   const struct connect_options *o,
@@ -352,7 +357,7 @@ static inline void open_connection(struct __test_metadata *_metadata,
 	close(listener);
 }
 
-/* A reset instead of an orderly end. */
+/* Close @fd with a reset instead of an orderly end. */
 static inline void abort_connection(int fd)
 {
 	struct linger l = { .l_onoff = 1, .l_linger = 0 };
@@ -361,7 +366,7 @@ static inline void abort_connection(int fd)
 	close(fd);
 }
 
-/* The error that the socket keeps, which is taken by asking (SO_ERROR); -1 if it cannot be asked. */
+/* Return the pending error of the socket (SO_ERROR), which clears it, or -1 if the call fails. */
 static inline int so_error(int fd)
 {
 	int err = -1;
@@ -372,9 +377,10 @@ static inline int so_error(int fd)
 }
 
 /*
- * CONNECTION_FIXTURE(name): for tests of one connection, self->client and
- * self->server, over {IPv4, IPv6, IPv4 to a dual-stack listener} x {wire,
- * friends}. A test that has closed an end sets it to -1.
+ * CONNECTION_FIXTURE(name) defines a fixture for tests of one connection
+ * between self->client and self->server. Its variants are {IPv4, IPv6, IPv4 to
+ * a dual-stack listener} x {wire, friends}. A test that has closed an end sets
+ * it to -1.
  */
 #define CONNECTION_FIXTURE(name)					\
 	FIXTURE(name) {							\
@@ -446,7 +452,7 @@ static inline void connection_teardown(struct __test_metadata *_metadata,
 		TH_LOG("pairs are left when both ends are closed");
 }
 
-/* Pieces of tests. */
+/* ---- pieces of tests ---- */
 
 /* Wait until exactly @len bytes can be read. */
 static inline void wait_readable(struct __test_metadata *_metadata, int fd,
@@ -465,8 +471,8 @@ static inline void wait_readable(struct __test_metadata *_metadata, int fd,
 }
 
 /*
- * Nothing is in flight. While something is, the wire sends more, corked or not,
- * when the ACK is late: its tail loss probe.
+ * Check that nothing is in flight. While something is in flight and its ACK is
+ * late, the tail loss probe of the wire sends more data, corked or not.
  */
 static inline void expect_acked(struct __test_metadata *_metadata, int fd)
 {
@@ -479,7 +485,7 @@ static inline void expect_acked(struct __test_metadata *_metadata, int fd)
 	EXPECT_EQ(0, n);
 }
 
-/* The @events of @fd that come within @ms; 0 when none does. */
+/* Return those of @events that come to @fd within @ms, or 0 if none does. */
 static inline int wait_for(int fd, int events, int ms)
 {
 	struct pollfd p = { .fd = fd, .events = events };
@@ -509,7 +515,7 @@ static inline void send_pattern(struct __test_metadata *_metadata, int fd,
 	free(buf);
 }
 
-/* Exactly @len bytes, and they must be right. */
+/* Receive exactly @len bytes, which must be right. */
 static inline void recv_pattern(struct __test_metadata *_metadata, int fd,
 				uint64_t seed, uint64_t pos, size_t len)
 {
@@ -528,7 +534,7 @@ static inline void recv_pattern(struct __test_metadata *_metadata, int fd,
 	free(buf);
 }
 
-/* Send a little both ways; returns the bytes sent. */
+/* Send a little both ways. Return the number of bytes sent. */
 static inline uint64_t talk(struct __test_metadata *_metadata, int client,
 			    int server)
 {
@@ -539,7 +545,7 @@ static inline uint64_t talk(struct __test_metadata *_metadata, int client,
 	return 4000;
 }
 
-/* The window that @fd may send into, in bytes. */
+/* Return the window that @fd may send into, in bytes. */
 static inline uint32_t send_window(struct __test_metadata *_metadata, int fd)
 {
 	struct tcp_info info = {};
@@ -550,8 +556,9 @@ static inline uint32_t send_window(struct __test_metadata *_metadata, int fd)
 }
 
 /*
- * Small messages from @client to @server until less than @least of the window is left,
- * or for 60,000 bytes: on the wire it stays. Returns the bytes.
+ * Send small messages from @client to @server until less than @least of the window is left,
+ * or until 60,000 bytes were sent, since the window does not shrink on the wire. Return the
+ * number of bytes.
  */
 static inline uint64_t wear_window(struct __test_metadata *_metadata,
 				   int client, int server, uint64_t seed,
@@ -568,7 +575,7 @@ static inline uint64_t wear_window(struct __test_metadata *_metadata,
 	return at;
 }
 
-/* The stream is at its end, and stays so. */
+/* Check that the stream is at its end, and stays there. */
 static inline void expect_eof(struct __test_metadata *_metadata, int fd)
 {
 	char c;
@@ -578,7 +585,7 @@ static inline void expect_eof(struct __test_metadata *_metadata, int fd)
 	EXPECT_EQ(0, recv(fd, &c, 1, MSG_DONTWAIT));
 }
 
-/* Both directions of a connection: client out, server in, server out, client in. */
+/* Initialize both directions of a connection: client out, server in, server out, client in. */
 static inline void halves_init(struct half h[4], int client, int server,
 			       uint64_t seed, uint64_t size)
 {
@@ -606,7 +613,7 @@ static inline void halves_check(struct __test_metadata *_metadata,
 	}
 }
 
-/* Wait for @n halves, and tell where they stand when they stand still. */
+/* Wait for @n halves. If they stand still, print where they stand. */
 static inline void halves_watch(struct __test_metadata *_metadata,
 				const struct half *h, int n)
 {
@@ -648,7 +655,7 @@ static inline void halves_free(struct half h[4])
 		half_free(&h[i]);
 }
 
-/* FRIENDS_TESTS are names, or globs over them, of what to run. */
+/* Return whether the test @name shall run. FRIENDS_TESTS lists names, or globs over names. */
 static inline bool wanted(const char *name)
 {
 	const char *tests = getenv("FRIENDS_TESTS");
@@ -665,8 +672,8 @@ static inline bool wanted(const char *name)
 }
 
 /*
- * The harness with two additions: FRIENDS_TESTS, and --list, which prints the
- * names of the tests only.
+ * Run the harness with two additions: FRIENDS_TESTS, and --list, which only
+ * prints the names of the tests.
  */
 static inline int friends_main(int argc, char **argv)
 {

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What an attacker on the same host has: a user namespace of its own, in which raw
- * sockets forge segments of a connection, and pages whose faults last for as long as
- * the attacker likes, so that a system call owns its socket for that time.
+ * This file holds what an attacker on the same host has: a user namespace of its own, in
+ * which raw sockets forge segments of a connection, and pages whose faults last for as long
+ * as the attacker likes, so that a system call keeps its socket owned by user for that
+ * time.
  *
- * Needs no test harness: the fuzzer uses it too.
+ * This file needs no test harness, because the fuzzer uses it too.
  */
 #ifndef _TCP_FRIENDS_HOSTILE_H
 #define _TCP_FRIENDS_HOSTILE_H
@@ -35,8 +36,8 @@
 #define PAGE		4096UL
 
 /*
- * Become nobody, in a user namespace whose root that is, with a network namespace that
- * belongs to it. The process must have one thread.
+ * Become the user nobody, who is root of a new user namespace, with a network namespace
+ * that belongs to it. The process must have one thread.
  */
 static inline bool become_nobody(void)
 {
@@ -46,7 +47,7 @@ static inline bool become_nobody(void)
 	if (syscall(SYS_setgroups, 0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) ||
 	    setresuid(NOBODY, NOBODY, NOBODY))
 		return false;
-	/* Else /proc/self belongs to root. */
+	/* Without this, /proc/self would belong to root. */
 	if (prctl(PR_SET_DUMPABLE, 1) || unshare(CLONE_NEWUSER | CLONE_NEWNET))
 		return false;
 	fd = open("/proc/self/uid_map", O_WRONLY | O_CLOEXEC);
@@ -69,7 +70,7 @@ union endpoint {
 	struct sockaddr_in6 in6;
 };
 
-/* A segment as it will stand on the wire. */
+/* This is a segment as it will be on the wire. */
 struct segment {
 	const union endpoint *from, *to;
 	uint32_t seq, ack;
@@ -89,7 +90,7 @@ static inline uint32_t checksum(uint32_t sum, const void *from, size_t len)
 	for (; len > 1; len -= 2, p += 2) {
 		memcpy(&word, p, 2);
 		sum += word;
-		/* A long segment must not overflow. */
+		/* Fold the sum here, so that a long segment does not overflow it. */
 		sum = (sum & 0xffff) + (sum >> 16);
 	}
 	if (len)
@@ -104,13 +105,13 @@ static inline uint16_t checksum_end(uint32_t sum)
 	return ~sum;
 }
 
-/* A socket that sends headers of one's own, and receives nothing. */
+/* Open a socket that sends packets with headers of the caller's, and receives nothing. */
 static inline int forger(int family)
 {
 	return socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
 }
 
-/* Returns whether the kernel took it. */
+/* Send the segment @s. Return whether the kernel took it. */
 static inline bool forge(int raw, const struct segment *s)
 {
 	static __thread char packet[65535];
@@ -135,7 +136,7 @@ static inline bool forge(int raw, const struct segment *s)
 	th->window = htons(s->window);
 	th->urg_ptr = htons(s->urgent);
 	if (options) {
-		/* Two fillers, then the option of ten bytes. */
+		/* Two bytes of padding precede the option of ten bytes. */
 		memcpy(opt, "\1\1\10\12", 4);
 		words[0] = htonl(s->stamp);
 		words[1] = htonl(s->echo);
@@ -166,22 +167,22 @@ static inline bool forge(int raw, const struct segment *s)
 		sum = checksum(sum, &ip->ip6_src, 32);
 	}
 	th->check = checksum_end(checksum(sum, th, len));
-	/* Here a port would be taken for the protocol. */
+	/* The raw socket would take a port for the protocol. */
 	to.in.sin_port = 0;
 	return sendto(raw, packet, ip_len + len, MSG_DONTWAIT, &to.sa,
 		      v4 ? sizeof(to.in) : sizeof(to.in6)) >= 0;
 }
 
-/* A socket that sees what its namespace sends and receives from now on. */
+/* Open a socket that sees what its namespace sends and receives from now on. */
 static inline int tap(void)
 {
 	return socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, htons(ETH_P_ALL));
 }
 
 /*
- * The initial sequence numbers of a connection, of the end that connected first: by the
- * SYNs that @packets, a tap from before connect(), has seen. It is closed, for nothing goes
- * by friends while it is there.
+ * Learn the initial sequence numbers of a connection, that of the end that connected first,
+ * from the SYNs that @packets has seen, a tap from before connect(). The tap is closed,
+ * because friends move nothing while it is open.
  */
 static inline bool learn_sequences(int packets, int family, const union endpoint *client,
 				   uint32_t isn[2])
@@ -217,8 +218,9 @@ static inline bool learn_sequences(int packets, int family, const union endpoint
 /* ---- faults that last ---- */
 
 /*
- * The right to have them for the kernel's own accesses, too. Opened as root, it stays
- * with who becomes somebody else; an attacker without it has the pages of a FUSE file.
+ * Open /dev/userfaultfd, whose descriptor lets faults of the kernel's own accesses last,
+ * too. The descriptor is opened as root, and stays valid when the process becomes another
+ * user. An attacker without it uses the pages of a FUSE file.
  */
 static inline int faults_right(void)
 {
@@ -231,7 +233,7 @@ struct faults {
 	size_t len;
 };
 
-/* @n pages, absent until somebody supplies them or faults_end(). */
+/* Map @n pages, which are absent until they are supplied or faults_end() is called. */
 static inline bool faults_begin(struct faults *f, int right, size_t n)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -250,7 +252,7 @@ static inline bool faults_begin(struct faults *f, int right, size_t n)
 	return !ioctl(f->fd, UFFDIO_API, &api) && !ioctl(f->fd, UFFDIO_REGISTER, &reg);
 }
 
-/* The address of a page that somebody waits for now, or NULL after @ms. */
+/* Return the address of a page that a task waits for now, or NULL after @ms. */
 static inline char *faults_next(const struct faults *f, int ms)
 {
 	struct pollfd p = { .fd = f->fd, .events = POLLIN };
@@ -274,7 +276,7 @@ static inline bool faults_supply(const struct faults *f, char *page, const void 
 	return !ioctl(f->fd, UFFDIO_COPY, &copy) || errno == EEXIST;
 }
 
-/* Who waits goes on, with pages of zeroes. */
+/* Let the tasks that wait go on, with pages of zeroes. */
 static inline void faults_let_go(struct faults *f)
 {
 	if (f->fd >= 0)

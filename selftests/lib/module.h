@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The module's switch and counters, and how patient to be.
+ * This file holds the module's switch and counters, and how patient a test is.
  *
- * FRIENDS_SLOW=1 is the debug kernel: less data, and more patience.
+ * FRIENDS_SLOW=1 stands for the debug kernel: tests use less data, and have
+ * more patience.
  *
- * Needs no test harness: programs without one use it too.
+ * This file needs no test harness, because programs without one use it too.
  */
 #ifndef _TCP_FRIENDS_MODULE_H
 #define _TCP_FRIENDS_MODULE_H
@@ -31,13 +32,15 @@ static inline bool slow(void)
 	return s && *s == '1';
 }
 
-/* An amount of work, cut down on the debug kernel. */
+/* Return an amount of work, which is reduced on the debug kernel. */
 static inline uint64_t scaled(uint64_t n)
 {
 	return slow() ? (n + 15) / 16 : n;
 }
 
-/* The longest that something may take that should be over in @ms. */
+/*
+ * Return the longest time that something may take that should be over in @ms.
+ */
 static inline int patience(int ms)
 {
 	return slow() ? 20 * ms : ms;
@@ -48,7 +51,7 @@ static inline bool friends_loaded(void)
 	return !access(FRIENDS_PROC, R_OK);
 }
 
-/* Write @value to a file under /proc/sys. Returns 0 or -errno. */
+/* Write @value to a file under /proc/sys. Return 0 or -errno. */
 static inline int sysctl_set(const char *file, const char *value)
 {
 	int fd = open(file, O_WRONLY), err = 0;
@@ -61,7 +64,10 @@ static inline int sysctl_set(const char *file, const char *value)
 	return err;
 }
 
-/* Where the server's and the client's sockets are, if not in one namespace. */
+/*
+ * These namespaces hold the server's and the client's sockets. Both are -1 if
+ * there is only one.
+ */
 static int container_of_server = -1, container_of_client = -1;
 
 static inline bool enter_container(int ns)
@@ -69,7 +75,7 @@ static inline bool enter_container(int ns)
 	return ns < 0 || !setns(ns, CLONE_NEWNET);
 }
 
-/* In both containers, if there are two. */
+/* Write @value in both containers, if there are two. */
 static inline int friends_sysctl_set(const char *file, const char *value)
 {
 	int err = sysctl_set(file, value);
@@ -87,7 +93,7 @@ static inline int friends_set(const char *value)
 	return friends_sysctl_set(FRIENDS_SYSCTL, value);
 }
 
-/* How often the wire is asked, in ms. */
+/* Set how often pairs revalidate, in ms. */
 static inline int revalidate_set(const char *ms)
 {
 	return friends_sysctl_set(FRIENDS_SYSCTL "_revalidate_ms", ms);
@@ -106,7 +112,7 @@ static inline int friends_get(void)
 	return value;
 }
 
-/* The counter @name of this namespace; 0 where there is none. */
+/* Return the counter @name of this namespace, or 0 if there is none. */
 static inline uint64_t friends_stat_here(const char *name)
 {
 	FILE *f = fopen(FRIENDS_PROC, "r");
@@ -123,7 +129,10 @@ static inline uint64_t friends_stat_here(const char *name)
 	return found;
 }
 
-/* Of both containers, if there are two; a pair is counted in each. */
+/*
+ * Return the counter @name. If there are two containers, it is summed over
+ * both, except for pairs, which are counted in each.
+ */
 static inline uint64_t friends_stat(const char *name)
 {
 	uint64_t value = friends_stat_here(name);
@@ -136,7 +145,10 @@ static inline uint64_t friends_stat(const char *name)
 	return value;
 }
 
-/* Counters follow what they count within a moment. */
+/*
+ * Wait until the counter @name is @want, since counters lag for a moment.
+ * Return its value.
+ */
 static inline uint64_t friends_stat_becomes(const char *name, uint64_t want)
 {
 	uint64_t end = now_ms() + patience(1000), value;
@@ -148,7 +160,7 @@ static inline uint64_t friends_stat_becomes(const char *name, uint64_t want)
 
 /*
  * Append this namespace's counters to the file FRIENDS_COUNTERS, if there is
- * one: selftests/run adds them up.
+ * one. selftests/run adds them up.
  */
 static inline void friends_tell(void)
 {
@@ -163,14 +175,14 @@ static inline void friends_tell(void)
 	n = read(in, buf, sizeof(buf));
 	close(in);
 	out = open(to, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-	/* In one write, for others do so at the same time. */
+	/* Use one write, because other programs append at the same time. */
 	if (out >= 0 && write(out, buf, n > 0 ? n : 0) < 0)
 		perror(to);
 	if (out >= 0)
 		close(out);
 }
 
-/* Every counter of the module that is not 0. */
+/* Print every counter of the module that is not 0. */
 static inline void friends_print_counters(void)
 {
 	FILE *f = fopen(FRIENDS_PROC, "r");
@@ -185,7 +197,7 @@ static inline void friends_print_counters(void)
 		fclose(f);
 }
 
-/* The same and the namespace's own, for whoever reads a failure. */
+/* Print the module's and the namespace's counters, to explain a failure. */
 static inline void friends_print(void)
 {
 	static char names[8192], values[8192];

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Random programs of socket calls: the steps of a writer, a reader and a tinkerer at each
- * end of one connection, how that connection ends, and when net.ipv4.tcp_friends is thrown.
- * A program follows from its seed alone. Who runs it decides what is expected of it.
+ * This file generates random programs of socket calls. A program consists of the steps of a
+ * writer, a reader and a tinkerer at each end of one connection, how that connection ends,
+ * and when net.ipv4.tcp_friends is switched. A program follows from its seed alone. The
+ * test that runs a program decides what to expect of it.
  */
 #ifndef _TCP_FRIENDS_PROGRAM_H
 #define _TCP_FRIENDS_PROGRAM_H
@@ -28,7 +29,7 @@
 
 static const char *const end_name[] = { "client", "server" };
 
-/* Threads: for each end these three, and one for the switch. */
+/* Each end has these three threads. One more thread is for the switch. */
 enum role { WRITER, READER, TINKER, ROLES };
 
 #define THREAD(end, role)	((end) * ROLES + (role))
@@ -42,15 +43,15 @@ static const char *const thread_name[THREADS] = {
 };
 
 enum op {
-	/* the writer's */
+	/* steps of a writer */
 	SEND, WRITEV, SENDFILE, SPLICE_IN, URGENT,
-	/* the reader's */
+	/* steps of a reader */
 	RECV, READV, SPLICE_OUT, READ_POLLED, LOWAT,
-	/* the tinkerer's */
+	/* steps of a tinkerer */
 	CORK, NODELAY, SNDBUF, RCVBUF, NOTSENT, POLL, INFO,
-	/* the switch's */
+	/* steps of the switch */
 	TOGGLE,
-	/* anybody's */
+	/* steps of any thread */
 	PAUSE,
 };
 
@@ -70,11 +71,11 @@ struct step {
 };
 
 enum ending {
-	/* Each writer ends with SHUT_WR, each reader where that is. */
+	/* Each writer ends with SHUT_WR, and each reader at the end of the stream. */
 	AT_END,
-	/* When all is sent and read, one end does something. */
+	/* One end does something after all is sent and read. */
 	IDLE_CLOSE, IDLE_RESET, IDLE_SHUT, CLOSE_UNREAD, WRITE_CLOSE, LINGER,
-	/* One end does something while bytes are on their way. */
+	/* One end does something while bytes are under way. */
 	CUT_RD, CUT_WR, CUT_BOTH, CUT_CLOSE, CUT_RESET,
 	ENDINGS,
 };
@@ -92,11 +93,11 @@ struct program {
 	uint64_t seed;
 	enum ending ending;
 	int who;		/* the end that does it */
-	int after;		/* so many thousandths of all the bytes */
+	int after;		/* after so many thousandths of all bytes */
 	uint32_t last;		/* bytes for an ending that sends some */
-	int buffers;		/* SO_SNDBUF and SO_RCVBUF at first, or 0 */
+	int buffers;		/* initial SO_SNDBUF and SO_RCVBUF, or 0 */
 	bool urgent, in_line, zerocopy, switched;
-	bool asked;		/* the wire is asked every 20 ms, or 400 */
+	bool asked;		/* revalidate every 20 ms, or 400 ms if slow() */
 	bool bare;		/* net.ipv4.tcp_timestamps 0: no TCP options */
 	int n;
 	struct step step[STEPS_MAX];
@@ -117,7 +118,7 @@ static inline bool writes(const struct step *s)
 	return s->op <= URGENT;
 }
 
-/* One of @n things, of which the first is as likely as all others together. */
+/* Return one of @n numbers. The first is as likely as all others together. */
 static inline int one_of(uint64_t *state, int n)
 {
 	return prng(state) % 2 ? 0 : prng(state) % n;
@@ -139,7 +140,7 @@ static inline void generate_write(struct program *p, struct step *s, uint64_t *s
 		s->flags = 0;
 		s->value = 1;
 	}
-	/* These two know one flag: there is more to come. */
+	/* sendfile() and splice() know only one flag, which says that more data follows. */
 	if (s->op == SENDFILE || s->op == SPLICE_IN)
 		s->flags &= MSG_MORE;
 	if (s->op == SENDFILE || s->op == WRITEV)
@@ -158,7 +159,7 @@ static inline void generate_read(struct program *p, struct step *s, uint64_t *st
 	s->op = ops[one_of(state, 6)];
 	s->flags = s->op == RECV ? flags[one_of(state, 8)] : 0;
 	s->value = random_size(state, CHUNK_MAX);
-	/* To splice() the mark looks like the end of the stream. */
+	/* splice() takes the mark for the end of the stream. */
 	if (p->urgent && s->op == SPLICE_OUT)
 		s->op = READV;
 	if (s->op == LOWAT)
@@ -193,7 +194,7 @@ static inline void generate_tinker(struct step *s, uint64_t *state)
 
 static inline void generate(struct program *p, uint64_t seed, int n)
 {
-	/* The switch comes last, for those that have one. */
+	/* The switch comes last, so that programs without it can leave it out. */
 	static const uint8_t turns[] = {
 		THREAD(0, WRITER), THREAD(0, WRITER), THREAD(0, READER),
 		THREAD(0, READER), THREAD(0, TINKER), THREAD(1, WRITER),
@@ -217,7 +218,7 @@ static inline void generate(struct program *p, uint64_t seed, int n)
 	p->zerocopy = !(prng(&state) % 3);
 	p->switched = !(prng(&state) % 4);
 	p->bare = !(prng(&state) % 3);
-	/* Not drawn: the rest of a program stays what its seed made of it. */
+	/* This is not drawn, so that the seed still gives the rest of its program. */
 	p->asked = p->seed % 2;
 
 	while (p->n < n) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * This is what the parts of random share: random.c is the parent process, and
- * random_run.c, random_steps.c and random_end.c are one program in its process.
+ * This is what the parts of random share. random.c is the parent process.
+ * random_run.c, random_steps.c and random_end.c run one program in a process of
+ * its own.
  */
 #ifndef _TCP_FRIENDS_RANDOM_H
 #define _TCP_FRIENDS_RANDOM_H
@@ -38,54 +39,54 @@ enum path { WIRE, FRIENDS, PATHS };
 struct outcome {
 	bool done;
 	char why[4096];		/* what went wrong, or empty */
-	char end[2048];		/* what must be the same over both paths */
+	char end[2048];		/* results that must be equal over both paths */
 	uint64_t moved;		/* bytes that the sockets took, both ways */
-	uint64_t carried;	/* of these, by friends */
+	uint64_t carried;	/* how many of these friends carried */
 };
 
-/* An end, which three threads share. What others look at is LOADed. */
+/* Three threads share an end. Fields that others read are LOADed. */
 struct end {
 	int id, fd;
 	struct end *peer;
 	uint64_t seed;
-	int file;		/* its whole stream, */
-	char *map;		/* mapped: zero-copy needs pages that stay */
+	int file;		/* holds the whole stream */
+	char *map;		/* the mapped file: zero-copy needs pages that stay */
 	uint64_t total;
-	bool gone;		/* closed here: what its calls say is void */
-	bool shut_rd;		/* cut here */
+	bool gone;		/* closed here, so that results of its calls are void */
+	bool shut_rd;		/* shut down for reading here */
 
 	uint64_t sent;
-	uint64_t mark;		/* of the last urgent byte it sent */
+	uint64_t mark;		/* position of the last urgent byte it sent */
 	int write_err;
 	uint32_t zc_calls, zc_done;
 	int in[2];		/* pipes for splice() */
 
 	uint64_t received;
-	uint64_t tried;		/* a read began here */
-	uint64_t marked;	/* the mark that was looked at */
+	uint64_t tried;		/* position where a read began */
+	uint64_t marked;	/* the mark that was checked */
 	uint32_t lowat;
 	int read_err;
 	bool eof;
 	char *buf;
 	int out[2];
 
-	int resets;		/* how often ECONNRESET was told */
+	int resets;		/* how often ECONNRESET was reported */
 };
 
 extern const struct program *prog;
 extern struct outcome *out;
 extern struct end ends[2];
 extern bool over[THREADS];
-extern int stage;		/* of the ending */
+extern int stage;		/* steps of the ending that are done */
 extern int stall_ms;
 
 /* random_run.c */
 
-/* The first failure is told, and ends the process. */
+/* Report the first failure, and end the process. */
 __attribute__((noreturn, format(printf, 1, 2)))
 void fail(const char *format, ...);
 __attribute__((noreturn)) void die(const char *what);
-/* In the child process; @ns is the network namespace. */
+/* Run a program in the child process. @ns is the network namespace. */
 void run_program(const struct program *p, enum path path, int ns, struct outcome *o);
 
 /* random_steps.c */
@@ -95,13 +96,13 @@ void set_option(struct end *e, int level, int name, int value);
 bool write_step(struct end *e, const struct step *s);
 void end_writer(struct end *e);
 /*
- * @n bytes were read, or peeked at, or discarded (@buf is NULL). An urgent
- * byte that stands first and is not in line has been left out.
+ * Check @n bytes that were read, peeked at, or discarded (@buf is NULL). An
+ * urgent byte that comes first and is not in line has been left out.
  */
 void take(struct end *e, const char *buf, size_t n, bool peeked);
-/* False when nothing more will come. */
+/* Return false when nothing more will come. */
 bool read_step(struct end *e, struct step s);
-/* What the steps have left, and the end of the stream. */
+/* Read what the steps have left, and the end of the stream. */
 void drain(struct end *e);
 void tinker_step(struct end *e, const struct step *s, struct tcp_info *last);
 bool all_over(void);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * This part runs when the threads of a program are over: it ends the connection
- * if they have not, judges how it went at each end, and tells what must be the
- * same over both paths.
+ * This part runs when the threads of a program have ended. It ends the
+ * connection if they have not, judges the result at each end, and records what
+ * must be equal over both paths.
  */
 
 #define _GNU_SOURCE
@@ -13,7 +13,7 @@
 #include "random.h"
 #include "stream.h"
 
-/* A result that must be the same over both paths. */
+/* Record a result that must be equal over both paths. */
 static __attribute__((format(printf, 1, 2))) void tell(const char *format, ...)
 {
 	size_t len = strlen(out->end);
@@ -25,7 +25,7 @@ static __attribute__((format(printf, 1, 2))) void tell(const char *format, ...)
 	STORE(stage, stage + 1);
 }
 
-/* The events of @e when one of @events has come. */
+/* Wait for one of @events, and return the events of @e. */
 static int await(struct end *e, int events)
 {
 	struct pollfd p = { .fd = e->fd, .events = events };
@@ -83,7 +83,7 @@ static void close_end(struct end *e)
 	STORE(stage, stage + 1);
 }
 
-/* Some last bytes, which are not part of the total. */
+/* Send some last bytes, which are not part of the total. */
 static void send_last(struct end *e)
 {
 	char *buf = malloc(prog->last);
@@ -121,7 +121,7 @@ static void *recv_last_thread(void *arg)
 	return NULL;
 }
 
-/* The counters of a connection that is idle are what the stream was. */
+/* Record the counters of an idle connection, which follow from its stream. */
 static void tell_info(struct end *e)
 {
 	uint64_t end = now_ms() + patience(5000);
@@ -170,7 +170,7 @@ static void end_idle(struct end *x, struct end *y)
 		tell("events 0x%x; ", await(y, POLLIN | POLLRDHUP));
 		tell_recv(y);
 		tell_recv(y);
-		/* To a socket without an owner: a reset comes back. */
+		/* The other end is closed, so a reset comes back. */
 		tell_send(y);
 		tell("%s: events 0x%x; ", end_name[y->id],
 		     await(y, 0) & (POLLERR | POLLHUP));
@@ -216,7 +216,7 @@ static void end_idle(struct end *x, struct end *y)
 	}
 }
 
-/* One direction, all of it. */
+/* Check that all bytes of one direction were sent and read. */
 static void judge_whole(const struct end *from, const struct end *to)
 {
 	if (from->write_err)
@@ -240,8 +240,8 @@ static void judge_eof(const struct end *e)
 }
 
 /*
- * Whether all that was sent has been read. Nothing tells of a last byte that
- * is urgent and out of line.
+ * Return whether all that was sent has been read. Nothing announces a last byte
+ * that is urgent and out of line.
  */
 static bool whole(const struct end *from, const struct end *to)
 {
@@ -250,7 +250,7 @@ static bool whole(const struct end *from, const struct end *to)
 		from->sent == from->mark + 1);
 }
 
-/* What is told to an end that was reset, or to one that was not. */
+/* Check the error that an end reports, whether or not it was reset. */
 static void judge_error(const struct end *e, const char *what, int err)
 {
 	if (err && err != EPIPE && err != ECONNRESET)
@@ -290,9 +290,9 @@ static void judge_cut(struct end *x, struct end *y)
 	if (y->received > x->sent || x->received > y->sent)
 		fail("more was received than sent");
 	/*
-	 * An end without a reset is one behind all the bytes. sendfile() and
-	 * splice() that took some bytes keep ECONNRESET to themselves: then
-	 * the next call is told EPIPE.
+	 * An end of the stream without a reset must come after all bytes. A
+	 * sendfile() or splice() that took some bytes does not report
+	 * ECONNRESET. The next call then reports EPIPE.
 	 */
 	if (y->eof && !y->resets && !y->write_err && !whole(x, y))
 		fail("the %s sent %" PRIu64 " bytes, and an end was seen after %"

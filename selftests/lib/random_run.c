@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * This part runs one program in its process: it sets up the ends, starts their
- * threads, watches whether the connection stands still, and tells the parent
- * process by shared memory how it went.
+ * This part runs one program in its process. It sets up the ends, starts their
+ * threads, watches whether the connection stands still, and reports the result
+ * to the parent process through shared memory.
  */
 
 #define _GNU_SOURCE
@@ -17,11 +17,11 @@
 #include "stream.h"
 
 /*
- * Without a byte or a step for so long, a connection stands still. What the
- * wire has lost, in a buffer that became too small, it takes its time to send
- * again, and at a window that such a buffer shut it knocks ever more seldom:
- * then it may be longer by the factor. Where the wire is only there to compare
- * with, nobody waits for that.
+ * A connection that has neither a byte nor a step for STALL ms stands still.
+ * The wire needs time to send again what it lost in a buffer that became too
+ * small, and it probes a window that such a buffer shut ever more seldom. In
+ * that case the limit is longer by the factor STALL_LOSS. Where the wire only
+ * serves for comparison, the limit is never longer.
  */
 #define STALL		15000
 #define STALL_LOSS	6
@@ -60,7 +60,7 @@ static void pause_us(uint32_t us)
 	nanosleep(&ts, NULL);
 }
 
-/* The next step of @thread behind the one of index @i, or -1 for the first. */
+/* Return the step of @thread after index @i, which is -1 at first. */
 static const struct step *next_step(int thread, int *i)
 {
 	while (++*i < prog->n) {
@@ -78,7 +78,7 @@ static void run_writer(struct end *e)
 	const struct step *s, plain = { .op = SEND, .value = 1 };
 	int i = -1, thread = THREAD(e->id, WRITER);
 
-	/* The first byte is for friends, the last one pushes all others. */
+	/* The first byte is for friends. The last byte pushes all others. */
 	if (!write_step(e, &plain))
 		return;
 	while ((s = next_step(thread, &i))) {
@@ -127,7 +127,7 @@ static void run_tinker(struct end *e)
 	end_tinker(e, rcvbuf, sndbuf);
 }
 
-/* Off and on, when friends have had their share. */
+/* Switch friends off and on, after they have moved some data. */
 static void run_switch(uint64_t carried)
 {
 	const struct step *s;
@@ -199,7 +199,7 @@ static unsigned int port_of(const struct end *e)
 	return ntohs(a.in.sin_port);
 }
 
-/* The timer of @e: 1 to retransmit, 4 to probe a window, 0 for none. */
+/* Return the timer of @e: 1 to retransmit, 4 to probe a window, 0 for none. */
 static unsigned int timer_of(const struct end *e)
 {
 	const char *name = opt.family == AF_INET ? "/proc/thread-self/net/tcp" :
@@ -370,8 +370,8 @@ static void set_up_end(int id)
 }
 
 /*
- * Urgent bytes that open a short program, while the wire is asked so often, can
- * have it carry all.
+ * Return whether the wire may carry all bytes, because urgent bytes open a
+ * short program that revalidates often.
  */
 static bool wire_may_carry_all(const struct program *p)
 {

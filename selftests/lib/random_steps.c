@@ -85,7 +85,9 @@ static ssize_t write_some(struct end *e, const struct step *s, size_t len)
 	case SENDFILE:
 		return sendfile(e->fd, e->file, &off, len);
 	case SPLICE_IN:
-		/* What the socket does not take is read from the file again. */
+		/*
+		 * Bytes that the socket refuses are read from the file again.
+		 */
 		n = splice(e->file, &loff, e->in[1], NULL,
 			   len < PIPE_SIZE ? len : PIPE_SIZE, 0);
 		if (n <= 0)
@@ -107,7 +109,7 @@ static ssize_t write_some(struct end *e, const struct step *s, size_t len)
 	}
 }
 
-/* The step's bytes, all of them; false when there will be no more. */
+/* Write all bytes of the step. Return false when no more can be written. */
 static bool write_all(struct end *e, struct step s)
 {
 	struct pollfd p = { .fd = e->fd, .events = POLLOUT };
@@ -141,9 +143,10 @@ static bool write_all(struct end *e, struct step s)
 }
 
 /*
- * One mark at a time: TCP knows but one, and what becomes of an earlier one
- * depends on how far the reader is. And never so far ahead that the urgent
- * pointer cannot reach it: TCP's would then point to a byte before it.
+ * Return whether an urgent byte may be sent now. There is only one mark at a
+ * time: TCP knows only one, and the fate of an earlier mark depends on how far
+ * the reader is. The mark is never so far ahead that the urgent pointer cannot
+ * reach it, or TCP would point to an earlier byte.
  */
 static bool may_mark(struct end *e)
 {
@@ -184,10 +187,10 @@ void end_writer(struct end *e)
 		sleep_ms(1);
 	if (idle(prog))
 		return;
-	/* Behind its FIN, SO_LINGER 0 may end a socket without a reset. */
+	/* After a FIN, SO_LINGER 0 may end a socket without a reset. */
 	if (prog->ending == CUT_RESET && e == x)
 		return;
-	/* After SHUT_RD and SHUT_WR data is answered with a reset. */
+	/* After SHUT_RD and SHUT_WR, data is answered with a reset. */
 	while (prog->ending == CUT_RD && e == x &&
 	       !LOAD(over[THREAD(e->id, READER)]))
 		sleep_ms(1);
@@ -220,7 +223,7 @@ void take(struct end *e, const char *buf, size_t n, bool peeked)
 		STORE(e->received, start + n);
 }
 
-/* Where the next byte is the urgent one, that must be seen. */
+/* If the next byte is the urgent one, check that the reader can see this. */
 static void look_at_mark(struct end *e)
 {
 	struct pollfd p = { .fd = e->fd, .events = POLLPRI };
@@ -228,12 +231,12 @@ static void look_at_mark(struct end *e)
 	int here = 0;
 	char c, want;
 
-	/* A read that began here may have passed it unseen. */
+	/* A read that began here may have passed the urgent byte unseen. */
 	if (e->received != mark || e->marked == mark || e->tried == mark)
 		return;
 	e->marked = mark;
 	while (!(p.revents & (POLLPRI | POLLHUP))) {
-		/* Completions are an error to poll(). */
+		/* poll() reports completions as an error. */
 		if (poll(&p, 1, 100) > 0 && !(p.revents & POLLPRI))
 			sleep_ms(1);
 	}
@@ -256,8 +259,9 @@ static void look_at_mark(struct end *e)
 }
 
 /*
- * Wakers know of SO_RCVLOWAT and not of what the reader still wants, so what
- * comes last would wake nobody: neither on the wire.
+ * Lower SO_RCVLOWAT before the last bytes. A waker knows SO_RCVLOWAT, but not
+ * how much the reader still wants. The last bytes would therefore wake nobody,
+ * on the wire as well.
  */
 static void lower_lowat(struct end *e, uint64_t left, size_t want, int flags)
 {
@@ -311,7 +315,7 @@ bool read_step(struct end *e, struct step s)
 	if (!left)
 		return true;
 	want = s.value < left ? s.value : left;
-	/* Perhaps an urgent byte, which nobody waits for. */
+	/* One of the bytes may be urgent, and would be awaited in vain. */
 	if (s.flags & MSG_WAITALL && prog->urgent && want == left && want > 1)
 		want--;
 	if (s.op == READ_POLLED) {
@@ -326,14 +330,16 @@ bool read_step(struct end *e, struct step s)
 	if (n > 0) {
 		take(e, s.flags & MSG_TRUNC ? NULL : e->buf, n,
 		     s.flags & MSG_PEEK);
-		/* Short is the last that comes, or what is before the mark. */
+		/*
+		 * A read may be short at the stream's end, or before the mark.
+		 */
 		if (s.flags & MSG_WAITALL && n < (ssize_t)want && !cut(prog) &&
 		    e->received != LOAD(e->peer->mark))
 			fail("MSG_WAITALL of %zu bytes gave %zd", want, n);
 		return true;
 	}
 	if (n < 0 && errno == EAGAIN && s.flags & MSG_DONTWAIT) {
-		/* The urgent byte may be all there was. */
+		/* The urgent byte may be the only one. */
 		if (due && !prog->urgent)
 			fail("POLLIN, and nothing to read at %" PRIu64,
 			     e->received);
@@ -344,7 +350,7 @@ bool read_step(struct end *e, struct step s)
 		return false;
 	}
 	if (LOAD(e->shut_rd) && prog->ending == CUT_RD) {
-		/* TCP delivers still, but nobody is made to wait for it. */
+		/* TCP still delivers, but makes no reader wait for data. */
 		sleep_ms(1);
 		return true;
 	}
@@ -391,7 +397,7 @@ static void look_at_info(struct end *e, struct tcp_info *last)
 	    info.tcpi_bytes_acked < last->tcpi_bytes_acked ||
 	    info.tcpi_bytes_sent < last->tcpi_bytes_sent)
 		fail("TCP_INFO of the %s goes back", end_name[e->id]);
-	/* The SYN and the FIN count. */
+	/* The SYN and the FIN count, too. */
 	if (info.tcpi_bytes_received > e->peer->total + 1 ||
 	    info.tcpi_bytes_acked > e->total + 2)
 		fail("TCP_INFO of the %s: %llu bytes received, %llu acked",
@@ -444,7 +450,7 @@ bool all_over(void)
 	return true;
 }
 
-/* The threads may be inside a call: the file goes with the last of them. */
+/* The threads may be inside a call. The last call closes the file. */
 static void close_under_way(struct end *e)
 {
 	int dead = socket(opt.family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -494,7 +500,7 @@ static void cut_short(struct end *e)
 
 void end_tinker(struct end *e, bool rcvbuf, bool sndbuf)
 {
-	/* What is left must not take forever. */
+	/* The rest must not take forever. */
 	set_option(e, IPPROTO_TCP, TCP_CORK, 0);
 	if (rcvbuf)
 		set_option(e, SOL_SOCKET, SO_RCVBUF, 262144);

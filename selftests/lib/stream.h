@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Streams that can be checked: each byte follows from a seed and its position,
- * so a receiver finds the first lost, doubled or changed byte and says where.
+ * This file generates streams that can be checked. Each byte follows from a
+ * seed and its position, so a receiver finds the first lost, doubled or changed
+ * byte and reports where it is.
  *
- * Needs no test harness: friends_xfer uses it too.
+ * This file needs no test harness, because friends_xfer uses it too.
  */
 #ifndef _TCP_FRIENDS_STREAM_H
 #define _TCP_FRIENDS_STREAM_H
@@ -35,14 +36,14 @@ static inline uint64_t mix(uint64_t z)
 	return z ^ (z >> 31);
 }
 
-/* splitmix64: every seed is a good one. */
+/* This is splitmix64, for which every seed is a good one. */
 static inline uint64_t prng(uint64_t *state)
 {
 	*state += GOLDEN_RATIO;
 	return mix(*state);
 }
 
-/* 1 to @max, each order of magnitude as likely as the others. */
+/* Return 1 to @max. Each order of magnitude is as likely as the others. */
 static inline size_t random_size(uint64_t *state, size_t max)
 {
 	int orders = 65 - __builtin_clzl(max);
@@ -72,7 +73,7 @@ static inline uint64_t pattern_word(uint64_t seed, uint64_t index)
 	return mix(seed ^ (index + 1) * GOLDEN_RATIO);
 }
 
-/* The bytes [@pos, @pos + @len) of the stream @seed. */
+/* Fill @to with the bytes [@pos, @pos + @len) of the stream @seed. */
 static inline void pattern_fill(void *to, size_t len, uint64_t seed,
 				uint64_t pos)
 {
@@ -94,7 +95,7 @@ static inline void pattern_fill(void *to, size_t len, uint64_t seed,
 	}
 }
 
-/* The offset in @from of the first wrong byte, or -1. */
+/* Return the offset in @from of the first wrong byte, or -1. */
 static inline ssize_t pattern_check(const void *from, size_t len, uint64_t seed,
 				    uint64_t pos)
 {
@@ -119,8 +120,9 @@ static inline ssize_t pattern_check(const void *from, size_t len, uint64_t seed,
 }
 
 /*
- * One direction of a connection, as one of its ends sees it. @done may be read
- * by other threads at any time, the rest when the half is over.
+ * This is one direction of a connection, as one of its ends sees it. Other
+ * threads may read @done at any time, and the other fields when the half is
+ * over.
  */
 struct half {
 	int fd;
@@ -128,8 +130,8 @@ struct half {
 	bool out;		/* writes, else reads */
 	bool shut;		/* a writer ends with SHUT_WR */
 	uint64_t seed;
-	uint64_t size;		/* a writer that is ENDLESS ends with *stop, */
-	const bool *stop;	/* a reader that is ENDLESS with the stream */
+	uint64_t size;		/* an ENDLESS reader ends with the stream */
+	const bool *stop;	/* ends an ENDLESS writer, or another one early */
 	size_t chunk;		/* the largest write or read, CHUNK_MAX at most */
 	unsigned int pause;	/* a writer sleeps after one in so many writes */
 	bool more;		/* every other write has MSG_MORE */
@@ -141,7 +143,7 @@ struct half {
 	int err;
 	bool eof;
 	bool over;
-	uint64_t refused;	/* calls that ended with such an error */
+	uint64_t refused;	/* calls that an injected fault ended */
 
 	uint64_t state;
 	char *buf, *pages;
@@ -189,7 +191,7 @@ static inline void half_end(struct half *h)
 	__atomic_store_n(&h->over, true, __ATOMIC_RELEASE);
 }
 
-/* Whether @err is what a call says when the kernel was made to fail in it. */
+/* Return whether @err comes from an injected fault, and the half goes on after it. */
 static inline bool half_bears(struct half *h, int err)
 {
 	if (!h->stubborn ||
@@ -218,8 +220,8 @@ static inline size_t half_next(struct half *h)
 }
 
 /*
- * The kernel may still read the pages of the last write, so they are never
- * written again: the next one has others.
+ * Map other pages for the next write. The kernel may still read the pages of
+ * the last write, so they are never written again.
  */
 static inline bool half_new_pages(struct half *h)
 {
@@ -265,7 +267,7 @@ static inline void half_write(struct half *h, int flags)
 		half_fail(h, errno);
 		return;
 	}
-	/* Nobody waits for completions; they only must not pile up. */
+	/* Completions are not awaited, but they must not pile up. */
 	if (h->zerocopy)
 		recv(h->fd, NULL, 0, MSG_ERRQUEUE | MSG_DONTWAIT);
 	h->at += n;
@@ -317,7 +319,7 @@ static inline bool half_over(const struct half *h)
 	return __atomic_load_n(&h->over, __ATOMIC_ACQUIRE);
 }
 
-/* By blocking calls, in a thread of its own. */
+/* Run a half by blocking calls, in a thread of its own. */
 static inline void *half_thread(void *arg)
 {
 	struct half *h = arg;
@@ -338,7 +340,7 @@ static inline void half_join(struct half *h)
 	pthread_join(h->thread, NULL);
 }
 
-/* By poll() and non-blocking calls, all in this thread. */
+/* Run @n halves by poll() and non-blocking calls, all in this thread. */
 static inline void halves_poll(struct half *h, unsigned int n)
 {
 	struct pollfd p[8];
@@ -366,7 +368,7 @@ static inline void halves_poll(struct half *h, unsigned int n)
 	}
 }
 
-/* What an end of a connection that stands still is waiting for. */
+/* Print what an end of a connection that stands still is waiting for. */
 static inline void stream_print(FILE *f, const char *name, int fd)
 {
 	struct tcp_info info = {};
