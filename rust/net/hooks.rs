@@ -254,7 +254,8 @@ impl<T: Hooks> Adapter<T> {
             Read::Tcp => 0,
             Read::Done => 1,
             Read::Ack => {
-                // SAFETY: As above.
+                // SAFETY: The C side has locked the socket until this call returns, and `T::read`
+                // has dropped its view of the socket.
                 unsafe { Caller::new(sock) }.tcp().send_ack();
                 1
             }
