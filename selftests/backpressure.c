@@ -12,6 +12,15 @@
 
 CONNECTION_FIXTURE(backpressure);
 
+/* Replace the connection by one with the options @o. */
+static void connect_anew(struct __test_metadata *_metadata, enum ends ends,
+			 const struct connect_options *o, int *client, int *server)
+{
+	close(*client);
+	close(*server);
+	open_connection(_metadata, ends, o, client, server);
+}
+
 /* Write until nothing more fits, not even @quiet ms later. Return the position. */
 static uint64_t fill(struct __test_metadata *_metadata, int fd, uint64_t seed,
 		     uint64_t pos, size_t chunk, int quiet)
@@ -81,10 +90,7 @@ TEST_F(backpressure, eagain_64k_buffers)
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 	uint64_t sent;
 
-	close(self->client);
-	close(self->server);
-	open_connection(_metadata, variant->ends, &o, &self->client,
-			&self->server);
+	connect_anew(_metadata, variant->ends, &o, &self->client, &self->server);
 	eagain(_metadata, self->client, self->server, 65536, 1 << 20, 8192,
 	       &sent);
 	EXPECT_CARRIED(sent);
@@ -95,10 +101,7 @@ TEST_F(backpressure, eagain_large_writes)
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 	uint64_t sent;
 
-	close(self->client);
-	close(self->server);
-	open_connection(_metadata, variant->ends, &o, &self->client,
-			&self->server);
+	connect_anew(_metadata, variant->ends, &o, &self->client, &self->server);
 	eagain(_metadata, self->client, self->server, 65536, 1 << 20, CHUNK_MAX,
 	       &sent);
 	EXPECT_CARRIED(sent);
@@ -119,10 +122,7 @@ TEST_F(backpressure, eagain_small_writes)
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 	uint64_t sent;
 
-	close(self->client);
-	close(self->server);
-	open_connection(_metadata, variant->ends, &o, &self->client,
-			&self->server);
+	connect_anew(_metadata, variant->ends, &o, &self->client, &self->server);
 	set_int(_metadata, self->client, IPPROTO_TCP, TCP_NODELAY, 1);
 	eagain(_metadata, self->client, self->server, 4096, 1 << 20, 50, &sent);
 	EXPECT_CARRIED(sent);
@@ -184,10 +184,7 @@ TEST_F(backpressure, blocked_writer_wakes)
 	struct blocked b;
 	pthread_t thread;
 
-	close(self->client);
-	close(self->server);
-	open_connection(_metadata, variant->ends, &o, &self->client,
-			&self->server);
+	connect_anew(_metadata, variant->ends, &o, &self->client, &self->server);
 	for (i = 0; i < rounds; i++) {
 		end = fill(_metadata, self->client, SEED, pos, 16384, 5);
 		b = (struct blocked){ .fd = self->client, .pos = end };
@@ -308,10 +305,7 @@ TEST_F(backpressure, random_drain_64k_buffers)
 {
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 
-	close(self->client);
-	close(self->server);
-	open_connection(_metadata, variant->ends, &o, &self->client,
-			&self->server);
+	connect_anew(_metadata, variant->ends, &o, &self->client, &self->server);
 	EXPECT_CARRIED(random_drain(_metadata, self->client, self->server,
 				    variant->friends, scaled(200)));
 }
@@ -350,10 +344,7 @@ TEST_F(backpressure, user_timeout)
 	const struct connect_options o = { .sndbuf = 65536, .rcvbuf = 65536 };
 	uint64_t start, took;
 
-	close(self->client);
-	close(self->server);
-	open_connection(_metadata, variant->ends, &o, &self->client,
-			&self->server);
+	connect_anew(_metadata, variant->ends, &o, &self->client, &self->server);
 	set_int(_metadata, self->client, IPPROTO_TCP, TCP_USER_TIMEOUT, 1000);
 	start = now_ms();
 	fill(_metadata, self->client, SEED, 0, 65536, QUIET);
