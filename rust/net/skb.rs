@@ -733,8 +733,8 @@ impl<'a> Received<'a> {
         let end_seq = self.segment().end_seq;
         // TRUNCATE: The room of an skb fits in a `u32`.
         let len = len as u32;
-        // SAFETY: The value borrows the `Tcp` of `sock`, which nobody uses before this function has
-        // returned.
+        // SAFETY: By the type invariants we have exclusive access to the state of `sock` for `'a`,
+        // which outlives this function. The `Tcp` of `sock` is borrowed by this value meanwhile.
         let mut tcp = unsafe { Tcp::new(self.sock) };
 
         tcp.receive_more(end_seq, len, segments)?;
