@@ -5,7 +5,7 @@
 # written to 'job' what to do.
 
 # The file 'job' sets these variables.
-CMD=() MODULE='' FRIENDS=1 DEBUG='' TTY_SIZE='' TTY_TERM=dumb
+CMD=() MODULE='' FRIENDS=1 DEBUG='' TCG_INT3='' TTY_SIZE='' TTY_TERM=dumb
 # shellcheck source=/dev/null
 . /run/vm/job
 
@@ -36,6 +36,10 @@ settings()
 	export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	unset BOOT_IMAGE
 	cd /src || off 1
+	if [ -n "$TCG_INT3" ] && ! insmod "$TCG_INT3"; then
+		echo "vm: ${TCG_INT3##*/} cannot be loaded; see the messages above." >"$OUT"
+		off 1
+	fi
 }
 
 # insmod_reason MESSAGE: prints the reason of a failed insmod, in one sentence.
