@@ -212,9 +212,9 @@ impl Hooks for Friends {
         len: usize,
         process: Process<'_>,
         rcu: Rcu<'_>,
-    ) -> usize {
+    ) -> (usize, bool) {
         if cfg!(tcp_friends_without = "recv") {
-            return 0;
+            return (0, false);
         }
         recv::recv(sock, to, len, process, rcu)
     }

@@ -667,31 +667,30 @@ static void *read_once(void *arg)
 	return NULL;
 }
 
-/* Return whether a thread begins to wait within @ms. Copy into @where what it waits in. */
+/* Return whether a thread begins to wait within @ms. Copy into @where what it waits in.
+ *
+ * A thread that is about to wait has the state of one that waits already. Until it has given
+ * up its CPU, wchan names no function, but says "0".
+ */
 static bool waits_within(const int *tid, int64_t ms, char *where, size_t size)
 {
 	int64_t end = now_ms() + ms;
-	char path[64], state = 0;
+	bool waits = false;
+	char path[64];
 	FILE *f;
 
 	do {
 		sleep_ms(1);
-		snprintf(path, sizeof(path), "/proc/self/task/%d/stat",
+		snprintf(path, sizeof(path), "/proc/self/task/%d/wchan",
 			 __atomic_load_n(tid, __ATOMIC_ACQUIRE));
 		f = fopen(path, "r");
-		if (f) {
-			if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
-				state = 0;
+		if (!f || !fgets(where, size, f))
+			where[0] = '\0';
+		if (f)
 			fclose(f);
-		}
-	} while (state != 'S' && now_ms() < end);
-	snprintf(path, sizeof(path), "/proc/self/task/%d/wchan", *tid);
-	f = fopen(path, "r");
-	if (!f || !fgets(where, size, f))
-		where[0] = '\0';
-	if (f)
-		fclose(f);
-	return state == 'S';
+		waits = where[0] && strcmp(where, "0");
+	} while (!waits && now_ms() < end);
+	return waits;
 }
 
 /* A reader that waits for data of one connection gets none of the next one. It does not

@@ -6,6 +6,7 @@
 
 #include <time.h>
 #include <linux/errqueue.h>
+#include <linux/sock_diag.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/uio.h>
@@ -256,6 +257,17 @@ static int completion(int fd, uint32_t *lo, uint32_t *hi)
 	return 0;
 }
 
+/* Let the socket send without a copy, and return memory to send from. */
+static char *begin_zerocopy(struct __test_metadata *_metadata, int fd, size_t len)
+{
+	char *buf = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, buf);
+	set_int(_metadata, fd, SOL_SOCKET, SO_ZEROCOPY, 1);
+	return buf;
+}
+
 /*
  * Each call completes once, and not before its bytes may be changed. On
  * loopback the pages are copied on the way. The completion therefore comes
@@ -269,10 +281,7 @@ TEST_F(splice, zerocopy)
 	uint64_t end;
 	char *buf;
 
-	set_int(_metadata, self->client, SOL_SOCKET, SO_ZEROCOPY, 1);
-	buf = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, buf);
+	buf = begin_zerocopy(_metadata, self->client, len);
 	for (i = 0; i < calls; i++) {
 		pattern_fill(buf, len, SEED, i * len);
 		ASSERT_EQ((ssize_t)len,
@@ -307,10 +316,7 @@ TEST_F(splice, zerocopy_to_full_receiver)
 	ssize_t n;
 	char *buf;
 
-	set_int(_metadata, self->client, SOL_SOCKET, SO_ZEROCOPY, 1);
-	buf = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, buf);
+	buf = begin_zerocopy(_metadata, self->client, len);
 	pattern_fill(buf, len, SEED, 0);
 	for (i = 0; sent < len; i++) {
 		n = send(self->client, buf + sent, len - sent,
@@ -333,6 +339,141 @@ TEST_F(splice, zerocopy_to_full_receiver)
 	}
 	EXPECT_EQ(i, next);
 	EXPECT_CARRIED(sent);
+}
+
+static uint32_t receive_memory(struct __test_metadata *_metadata, int sock)
+{
+	uint32_t mem[SK_MEMINFO_VARS];
+	socklen_t size = sizeof(mem);
+
+	EXPECT_EQ(0, getsockopt(sock, SOL_SOCKET, SO_MEMINFO, mem, &size));
+	return mem[SK_MEMINFO_RMEM_ALLOC];
+}
+
+/*
+ * Pages that were moved out of one connection and into another are not taken for
+ * the module's own, whose owner is charged for all of them.
+ */
+TEST_F(splice, out_and_in_again)
+{
+	const size_t len = 65536;
+	int from, to, through[2];
+	char bytes[2];
+	cpu_set_t one, all;
+
+	/* What was read is used again on the same processor. */
+	ASSERT_EQ(0, sched_getaffinity(0, sizeof(all), &all));
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(one), &one));
+	ASSERT_EQ(0, pipe(through));
+	open_connection(_metadata, variant->ends, NULL, &from, &to);
+
+	send_pattern(_metadata, self->client, SEED, 0, len, 0);
+	ASSERT_EQ(1, splice(self->server, NULL, through[1], NULL, 1, 0));
+	recv_pattern(_metadata, self->server, SEED, 1, len / 2 - 1);
+	ASSERT_EQ(1, splice(self->server, NULL, through[1], NULL, 1, 0));
+	recv_pattern(_metadata, self->server, SEED, len / 2 + 1, len / 2 - 1);
+	ASSERT_EQ(2, splice(through[0], NULL, from, NULL, 2, 0));
+	wait_readable(_metadata, to, 2);
+	ASSERT_EQ(2, recv(to, bytes, 2, 0));
+
+	send_pattern(_metadata, from, SEED, 0, len, 0);
+	wait_readable(_metadata, to, len);
+	EXPECT_LE(len, receive_memory(_metadata, to));
+	recv_pattern(_metadata, to, SEED, 0, len);
+	EXPECT_CARRIED(2 * len + 2);
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(all), &all));
+	close(from);
+	close(to);
+}
+
+/* Send @len bytes of @file from @at on, in pieces of up to @most bytes. */
+static void send_pieces(struct __test_metadata *_metadata, int sock, int file, off_t at,
+			size_t len, size_t most)
+{
+	const off_t end = at + len;
+	uint64_t state = SEED;
+	size_t size;
+
+	while (at < end) {
+		size = random_size(&state, most);
+		if (size > (size_t)(end - at))
+			size = end - at;
+		ASSERT_LT(0, sendfile(sock, file, &at, size));
+	}
+}
+
+/*
+ * Small pieces of a file share skbs. Each piece is charged, can be peeked at, and is read
+ * once. A piece for half of which an skb has room goes into the next skb as a whole.
+ */
+TEST_F(splice, small_pieces)
+{
+	const size_t len = 50000, some = 7001, page = sysconf(_SC_PAGESIZE);
+	int file = pattern_file(_metadata, 2 * len), pieces = 0;
+	uint64_t skbs = friends_stat("skbs");
+	char *buf = malloc(len);
+	off_t at;
+
+	ASSERT_NE(NULL, buf);
+	send_pieces(_metadata, self->client, file, 0, len, 5000);
+	wait_readable(_metadata, self->server, len);
+	if (variant->friends)
+		EXPECT_GE(5U, friends_stat("skbs") - skbs);
+	EXPECT_LE(len, receive_memory(_metadata, self->server));
+	ASSERT_EQ((ssize_t)len, recv(self->server, buf, len, MSG_PEEK | MSG_WAITALL));
+	EXPECT_EQ(-1, pattern_check(buf, len, SEED, 0));
+
+	/* More is added to the skb of which a part has been read. */
+	recv_pattern(_metadata, self->server, SEED, 0, some);
+	send_pieces(_metadata, self->client, file, len, len, 300);
+	recv_pattern(_metadata, self->server, SEED, some, 2 * len - some);
+	EXPECT_EQ(0U, receive_memory(_metadata, self->server));
+
+	/* Each of these is in two pages, and an skb has an odd number of fragments. */
+	for (at = page - 100; at < (off_t)(2 * len) - 100; at += 2 * page) {
+		off_t from = at;
+
+		ASSERT_EQ(200, sendfile(self->client, file, &from, 200));
+		pieces++;
+	}
+	wait_readable(_metadata, self->server, 200 * pieces);
+	for (at = page - 100; at < (off_t)(2 * len) - 100; at += 2 * page)
+		recv_pattern(_metadata, self->server, SEED, at, 200);
+	EXPECT_LT(17 / 2, pieces);
+	EXPECT_EQ(0U, receive_memory(_metadata, self->server));
+
+	EXPECT_CARRIED(2 * len + 200 * pieces);
+	free(buf);
+}
+
+/* If there is no memory for a notice, nothing is written, and the next writes are as ever. */
+TEST_F(splice, zerocopy_without_memory)
+{
+	const size_t len = 20000;
+	uint32_t lo, hi;
+	uint64_t end;
+	char *buf;
+
+	buf = begin_zerocopy(_metadata, self->client, len);
+	pattern_fill(buf, len, SEED, 0);
+	ASSERT_EQ(0, sysctl_set("/proc/sys/net/core/optmem_max", "1"));
+	EXPECT_EQ(-1, send(self->client, buf, len, MSG_ZEROCOPY));
+	EXPECT_EQ(ENOBUFS, errno);
+	ASSERT_EQ(0, sysctl_set("/proc/sys/net/core/optmem_max", "131072"));
+
+	send_pattern(_metadata, self->client, SEED, 0, 40000, MSG_DONTWAIT);
+	recv_pattern(_metadata, self->server, SEED, 0, 40000);
+	pattern_fill(buf, len, SEED, 40000);
+	ASSERT_EQ((ssize_t)len, send(self->client, buf, len, MSG_ZEROCOPY));
+	recv_pattern(_metadata, self->server, SEED, 40000, len);
+	end = now_ms() + patience(2000);
+	while (completion(self->client, &lo, &hi) && now_ms() < end)
+		sleep_ms(1);
+	EXPECT_EQ(0, lo);
+	EXPECT_EQ(0, hi);
+	EXPECT_CARRIED(40000 + len);
 }
 
 int main(int argc, char **argv)

@@ -24,8 +24,8 @@
 //! Both namespaces must have `net.ipv4.tcp_friends` on, and the host's administrator must have set
 //! `net.ipv4.tcp_friends_cross`.
 //!
-//! Locks: the functions here take the spinlocks of [`proposals`] and of [`crossing`](crate::pair::crossing).
-//! [`switched`] also takes the mutex of [`one_at_a_time`].
+//! Locks: the functions here take the spinlocks of [`proposals`] and of
+//! [`crossing`](crate::pair::crossing). [`switched`] also takes the mutex of [`one_at_a_time`].
 
 use kernel::sync::{
     atomic::{

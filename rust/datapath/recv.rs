@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The fast lane of a reader, which is the hook in `tcp_recvmsg()`: data goes from the receive
-//! queue to the program's memory without the reader owning the socket.
+//! queue to the program's memory, and the friend can bring more data meanwhile.
 //!
-//! A reader that owns its socket makes its friend wait until the reader releases the socket. A
-//! reader that only holds the spinlock makes its friend wait for as long as the copy takes. So
-//! reads of [`LARGE`] bytes or more are left to TCP, and all others come here. A reader
-//! that finds the receive queue empty waits without owning the socket and without the spinlock (in
-//! `tcp_friends_wait()` on the C side).
+//! A reader that owns its socket as TCP's readers do makes its friend wait until the reader
+//! releases the socket. A reader that only holds the spinlock makes its friend wait for as long as
+//! the copy takes. So a read of few bytes is made with the spinlock held, and a read of
+//! [`LEAST_IN_PLACE`] bytes or more in place
+//! ([`SlockGuard::read_in_place`](crate::net::SlockGuard::read_in_place)): the reader owns the
+//! socket while it copies, but lets its friend queue data. Reads of [`LARGE`] bytes or more that
+//! cannot be made in place are left to TCP. A reader that finds the receive queue empty waits
+//! without owning the socket and without the spinlock (in `tcp_friends_wait()` on the C side).
 //!
 //! The fast lane takes a whole call or nothing, so that the bytes which one call returns are
 //! contiguous, whichever other tasks read. It reads plain data only, without an urgent mark and
@@ -16,9 +19,9 @@
 //!
 //! # Locks
 //!
-//! The fast lane takes the reader's spinlock. After a read, TCP or [`pull::read`] checks whether
-//! the friend must be notified. With the reader's spinlock held, [`pull::read`] only tries the
-//! sender's spinlock, as in softirq.
+//! The fast lane takes the reader's spinlock, and a second time after a read in place. After a
+//! read, TCP or [`pull::read`] checks whether the friend must be notified. With the reader's
+//! spinlock held, [`pull::read`] only tries the sender's spinlock, as in softirq.
 
 use crate::{
     datapath::{
@@ -31,12 +34,14 @@ use crate::{
         smp_mb_after_atomic,
         Caller,
         Destination,
+        Finished,
         Held,
         Process,
         Rcu,
         Read,
         Sock,
-        Tcp, //
+        Tcp,
+        LEAST_IN_PLACE, //
     },
     pair::{
         window,
@@ -56,29 +61,46 @@ pub(crate) fn recv(
     len: usize,
     mut process: Process<'_>,
     rcu: Rcu<'_>,
-) -> usize {
-    if len >= LARGE {
-        return 0;
-    }
+) -> (usize, bool) {
     let Some(member) = Member::of(sock, rcu) else {
-        return 0;
+        return (0, false);
     };
     let mut guard = process.lock(sock);
     let Held::Free(locked) = guard.held() else {
-        return 0;
+        return (0, false);
+    };
+    if !locked.tcp().reads_plainly() {
+        return (0, false);
+    }
+    if len >= LEAST_IN_PLACE {
+        guard = match guard.read_in_place(member.end().being_read(), len, &mut to) {
+            Ok(read) => return have_read_in_place(read, &member),
+            Err(guard) => guard,
+        };
+    }
+    let Held::Free(locked) = guard.held() else {
+        return (0, false);
     };
     let caller = Caller::Spinlocked(locked);
     let mut p = caller.tcp();
-    if !p.reads_plainly() {
-        return 0;
+    if len >= LARGE {
+        return (0, false);
     }
     let copied = match read_first(&mut p, &mut to, len) {
         Some(copied) => copied,
         None => read_some(p.reborrow(), to, len),
     };
-    if copied == 0 {
-        return 0;
+    if copied != 0 {
+        have_read(caller, copied, &member);
     }
+    (copied, false)
+}
+
+/// Does what is left to be done after `copied` bytes were read, with the reader's spinlock held.
+/// `member` is the view of the reader.
+#[inline(always)]
+fn have_read(caller: Caller<'_>, copied: usize, member: &Member<'_>) {
+    let mut p = caller.tcp();
 
     // `rcv_space_adjust()` uses the clock, which is read for larger skbs only.
     if copied >= CLOCK_MIN_LEN as usize {
@@ -88,11 +110,34 @@ pub(crate) fn recv(
     // waiting flag; see the races in `xmit.rs`.
     smp_mb_after_atomic();
     if member.peer_end().is_waiting() {
-        notify_peer(caller, copied, rcu);
+        notify_peer(caller, copied, member.rcu());
     } else if p.ack_scheduled() || window::offered(&p) == 0 {
         p.cleanup_rbuf(copied);
     }
-    copied
+}
+
+/// Does what is left to be done after a read in place. Returns what [`recv`] returns.
+#[inline(always)]
+fn have_read_in_place(
+    (copied, finished): (usize, Finished<'_>),
+    member: &Member<'_>,
+) -> (usize, bool) {
+    match finished {
+        Finished::Released(mut guard) => {
+            if copied != 0 {
+                if let Held::Free(locked) = guard.held() {
+                    have_read(Caller::Spinlocked(locked), copied, member);
+                }
+            }
+            (copied, false)
+        }
+        Finished::Owned(owned) => {
+            if copied != 0 {
+                have_read(Caller::Owner(owned), copied, member);
+            }
+            (copied, true)
+        }
+    }
 }
 
 /// Reads what the call returns if the first skb of the queue holds all of it, as the first skb
@@ -125,7 +170,7 @@ fn read_first(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> Option<u
 fn read_some(mut p: Tcp<'_>, mut to: Destination<'_>, len: usize) -> usize {
     let copied = copy(&mut p, &mut to, len);
 
-    eat(&mut p, copied);
+    p.eat(copied);
     copied
 }
 
@@ -155,32 +200,6 @@ fn copy(p: &mut Tcp<'_>, to: &mut Destination<'_>, len: usize) -> usize {
         at = skb.next();
     }
     copied
-}
-
-/// Removes `bytes` bytes from the receive queue, which holds at least as many.
-fn eat(p: &mut Tcp<'_>, bytes: usize) {
-    let mut rest = bytes;
-
-    while rest != 0 {
-        let seq = p.copied_seq();
-        let Some(head) = p.receive_head() else {
-            return;
-        };
-        let left = head
-            .len()
-            .saturating_sub(seq.wrapping_sub(head.segment().seq) as usize);
-        let now = left.min(rest);
-
-        // TCP must process the end of the stream.
-        if now == left && !head.has_fin() {
-            skb_cache::put(head.unlink());
-        } else if now == 0 {
-            return;
-        }
-        rest = rest.saturating_sub(now);
-        // TRUNCATE: `now` is at most the length of an skb.
-        p.set_copied_seq(seq.wrapping_add(now as u32));
-    }
 }
 
 /// Moves the data of a peer that waits, or reports the room to the peer. TCP itself would call the

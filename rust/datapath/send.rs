@@ -13,8 +13,9 @@
 //! The writer waits for the peer's spinlock, and then tries the sender's spinlock, so it holds no
 //! spinlock while it waits. Two sockets that send to each other at the same moment may each find
 //! the other's spinlock taken, and then both writes are left to TCP. Both spinlocks are held while
-//! the bytes, fewer than [`LARGE`], are copied; if a page of the program's memory is not present,
-//! nothing is written. Large writes are copied without a spinlock: [`send_large`].
+//! the bytes, fewer than [`LARGE`](send_large::LARGE), are copied, or their pages become part of an
+//! skb (sendfile, splice). If a page of the program's memory is not present, nothing is written.
+//! Large writes are copied without a spinlock: [`send_large`].
 //!
 //! # Races
 //!
@@ -24,10 +25,7 @@
 
 use crate::{
     datapath::{
-        send_large::{
-            self,
-            LARGE, //
-        },
+        send_large,
         transfer::{
             written_and_moved,
             Moved,
@@ -39,9 +37,11 @@ use crate::{
         segments_of,
         skb_cache,
         Held,
+        Owned,
         Process,
         Rcu,
         Size,
+        Skb,
         Sock,
         Source,
         Tcp,
@@ -61,8 +61,8 @@ const WORTH_FILLING: usize = 4096;
 
 /// Writes all of `from`, or nothing (hook).
 ///
-/// Relies on invariants 1 and 2, which [`eligible::may_bypass_write_queue`] establishes, and restores invariants
-/// 1 and 3. Takes and releases both spinlocks.
+/// Relies on invariants 1 and 2, which [`eligible::may_bypass_write_queue`] establishes, and
+/// restores invariants 1 and 3. Takes and releases both spinlocks.
 #[inline]
 pub(crate) fn send(
     sock: &Sock,
@@ -74,13 +74,14 @@ pub(crate) fn send(
         return Write::Tcp;
     };
     let peer = member.peer();
-    if from.len() >= LARGE {
+    if send_large::is_large(&from, &member) {
         return send_large::send(sock, from, member, process);
     }
 
     let mut peer_guard = process.lock(peer);
     peer_guard.incoming_cpu_update();
-    let Held::Free(mut peer_locked) = peer_guard.held() else {
+    let Held::Free(mut peer_locked) = peer_guard.held_beside_reader(member.peer_end().being_read())
+    else {
         return Write::Tcp;
     };
     let mut p = peer_locked.tcp();
@@ -91,28 +92,80 @@ pub(crate) fn send(
         return Write::Tcp;
     };
     let mut s = locked.tcp();
-
-    if !eligible::may_bypass_write_queue(sock, &s, &p, &member)
-        || !(eligible::has_room(peer) || member.peer_end().growth().grow(&mut p))
-    {
-        return Write::Tcp;
-    }
-
     let want = from.len();
-    if want >= CLOCK_MIN_LEN as usize {
-        p.refresh_mstamp();
-    }
-    let Some(moved) = deliver(&mut from, want, s.write_seq(), s.mss_cache(), &mut p) else {
+
+    if !write(sock, &mut from, &member, &mut s, &mut p) {
         return Write::Tcp;
-    };
-    tally::moved(sock, &member, moved.bytes, moved.skbs);
-    written_and_moved(&mut s, &moved);
-    window::follow(&mut s, &mut p);
+    }
     drop(guard);
     p.data_ready(rcu);
     drop(peer_guard);
 
     Write::Done(want)
+}
+
+/// Writes all of `from`, which is not large ([`send_large::is_large`]), or nothing, to `sock`,
+/// which the caller owns. `member` is the view of `sock`. Returns the number of bytes written.
+///
+/// Relies on the invariants that [`send`] relies on. Takes and releases the peer's spinlock.
+pub(crate) fn send_owned(
+    sock: &Sock,
+    mut from: Source<'_>,
+    mut owned: Owned<'_>,
+    member: &Member<'_>,
+) -> usize {
+    let mut s = owned.tcp();
+    let mut guard = owned.lock_peer(member.peer());
+
+    guard.incoming_cpu_update();
+    let Held::Free(locked) = guard.held_beside_reader(member.peer_end().being_read()) else {
+        return 0;
+    };
+    let mut p = locked.tcp();
+    let want = from.len();
+
+    if !write(sock, &mut from, member, &mut s, &mut p) {
+        return 0;
+    }
+    p.data_ready(member.rcu());
+    want
+}
+
+/// Writes all of `from`, which is not large, or nothing. Returns whether the bytes were written.
+/// `member` is the view of `sock`, which is the socket of `s`. The readers of `p` are not woken.
+///
+/// The caller has exclusive access to both sockets. Relies on invariants 1 and 2, which
+/// [`eligible::may_bypass_write_queue`] establishes, and restores invariants 1 and 3.
+#[inline(always)]
+fn write(
+    sock: &Sock,
+    from: &mut Source<'_>,
+    member: &Member<'_>,
+    s: &mut Tcp<'_>,
+    p: &mut Tcp<'_>,
+) -> bool {
+    if !eligible::may_bypass_write_queue(sock, s, p, member)
+        || !(eligible::has_room(member.peer()) || member.peer_end().growth().grow(p))
+    {
+        return false;
+    }
+    let want = from.len();
+    if want >= CLOCK_MIN_LEN as usize {
+        p.refresh_mstamp();
+    }
+    let (seq, mss) = (s.write_seq(), s.mss_cache());
+    let moved = if from.splices() {
+        deliver_pages(from, want, seq, mss, p, member)
+    } else {
+        deliver(from, want, seq, mss, p)
+    };
+    let Some(moved) = moved else {
+        return false;
+    };
+    tally::moved(sock, member, moved.bytes, moved.skbs);
+    written_and_moved(s, &moved);
+    window::follow(s, p);
+    true
 }
 
 /// Appends `want` bytes, which start at sequence number `seq`, to the receive queue of `p`: all of
@@ -151,7 +204,8 @@ fn deliver(
 }
 
 /// Does the part of [`deliver`] that needs a new skb of `size`, after `first` bytes have been
-/// copied behind the last skb. Fewer than [`LARGE`] bytes are left, so one skb takes them.
+/// copied behind the last skb. Fewer than [`LARGE`](send_large::LARGE) bytes are left, so one skb
+/// takes them.
 #[inline(always)]
 fn deliver_new(
     from: &mut Source<'_>,
@@ -184,7 +238,39 @@ fn deliver_new(
     Some(moved(want, segments.wrapping_add(new), 1))
 }
 
-/// Returns the result of a write that has moved `bytes` bytes, which are fewer than [`LARGE`].
+/// Does what [`deliver`] does, but without a copy: the pages of the bytes become part of the last
+/// skb of the receive queue, or of a new one. `member` is the view of the sender.
+#[inline(never)]
+fn deliver_pages(
+    from: &mut Source<'_>,
+    want: usize,
+    seq: u32,
+    mss: u32,
+    p: &mut Tcp<'_>,
+    member: &Member<'_>,
+) -> Option<Moved> {
+    if let Some(tail) = p.receive_tail() {
+        let being_read = member.peer_end().being_read();
+
+        if let Some(segments) = tail.append_pages(from, want, mss, being_read) {
+            return Some(moved(want, segments, 0));
+        }
+    }
+    let (mut skb, bytes) = Skb::of_pages(from, want)?;
+
+    if bytes != want || !p.rmem_schedule_new(skb.truesize()) {
+        skb_cache::put(skb);
+        from.revert(bytes);
+        return None;
+    }
+    skb.set_seq(seq);
+    let segments = skb.segments(mss);
+    p.receive_reusable(skb, segments).ok()?;
+    Some(moved(want, segments, 1))
+}
+
+/// Returns the result of a write that has moved `bytes` bytes, which are fewer than
+/// [`LARGE`](send_large::LARGE).
 #[inline(always)]
 fn moved(bytes: usize, segments: u32, skbs: u32) -> Moved {
     Moved {

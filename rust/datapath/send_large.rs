@@ -24,12 +24,16 @@
 use kernel::warn_on;
 
 use crate::{
-    datapath::transfer::{
-        written_and_moved,
-        Moved,
-        Stop, //
+    datapath::{
+        send,
+        transfer::{
+            written_and_moved,
+            Moved,
+            Stop, //
+        },
     },
     net::{
+        nagle::corked_or_pushed,
         skb_cache,
         Held,
         OutOfSequence,
@@ -54,7 +58,11 @@ use crate::{
 
 /// The size, in bytes, from which a write is large. Most smaller writes fill up an existing skb,
 /// and their copy with bottom halves off is short.
-pub(crate) const LARGE: usize = 16 << 10;
+pub(crate) const LARGE: usize = 24 << 10;
+
+/// The size, in bytes, from which a write counts as large while another CPU reads from the peer in
+/// place: the reader needs no spinlock while it copies, and shall not have to wait for one either.
+const LARGE_BESIDE_READER: usize = 16 << 10;
 
 /// The most bytes that are copied in one RCU read-side critical section.
 const AT_ONCE: usize = 128 << 10;
@@ -88,20 +96,14 @@ impl Batch {
             if left == 0 {
                 break;
             }
-            let size = Size::of(left);
-            let Some(mut skb) = skb_cache::get(size) else {
-                break;
-            };
-            let bytes = left.min(size.room());
-            let filled = if size == Size::Paged {
-                skb.fill_pages(from, bytes)
+            let taken = if from.splices() {
+                Skb::of_pages(from, left)
             } else {
-                skb.fill(from, bytes)
+                copied(from, left)
             };
-            if filled.is_err() {
-                skb_cache::put(skb);
+            let Some((skb, bytes)) = taken else {
                 break;
-            }
+            };
             self.bytes = self.bytes.saturating_add(bytes);
             self.truesize = self.truesize.saturating_add(skb.truesize());
             *slot = Some(skb);
@@ -111,8 +113,8 @@ impl Batch {
     /// Appends all skbs to the receive queue of `p`, or none of them. Returns the number of bytes
     /// queued. The caller has exclusive access to both sockets.
     ///
-    /// Relies on invariants 1 and 2, which [`eligible::may_bypass_write_queue`] establishes, and restores
-    /// invariants 1 and 3. The readers of `p` are not woken.
+    /// Relies on invariants 1 and 2, which [`eligible::may_bypass_write_queue`] establishes, and
+    /// restores invariants 1 and 3. The readers of `p` are not woken.
     #[inline(always)]
     fn commit(
         &mut self,
@@ -177,6 +179,35 @@ impl Batch {
     }
 }
 
+/// Copies the next of `want` bytes into an skb from the cache. Returns the skb and the number of
+/// bytes copied; `None` if there is no memory, or if a page of the program's memory is not present.
+#[inline(always)]
+fn copied(from: &mut Source<'_>, want: usize) -> Option<(Skb, usize)> {
+    let size = Size::of(want);
+    let mut skb = skb_cache::get(size)?;
+    let bytes = want.min(size.room());
+    let filled = if size == Size::Paged {
+        skb.fill_pages(from, bytes)
+    } else {
+        skb.fill(from, bytes)
+    };
+
+    if filled.is_err() {
+        skb_cache::put(skb);
+        return None;
+    }
+    Some((skb, bytes))
+}
+
+/// Returns whether a task seems to own the peer's socket for more than a read in place. Without the
+/// receiver's lock the result is a guess.
+#[inline(always)]
+fn seems_busy(member: &Member<'_>) -> bool {
+    let peer = member.peer();
+
+    peer.seems_owned() && !member.peer_end().being_read().names(peer)
+}
+
 /// Returns how many of `want` bytes, but at most [`AT_ONCE`], the receiver has room for. The
 /// receiver takes one skb more than fills its buffer, as for all data that it receives
 /// ([`eligible::has_room`]). Without the receiver's lock the result is a guess.
@@ -197,7 +228,14 @@ fn room_for(peer: &Sock, want: usize) -> usize {
     want.min(skbs.saturating_mul(room)).min(AT_ONCE)
 }
 
-/// Writes all of `from`, which has at least [`LARGE`] bytes, or nothing. A call of more than
+/// Returns whether `from` is better written by this file than by [`send`](crate::datapath::send).
+#[inline(always)]
+pub(crate) fn is_large(from: &Source<'_>, member: &Member<'_>) -> bool {
+    from.len() >= LARGE
+        || from.len() >= LARGE_BESIDE_READER && member.peer_end().being_read().names(member.peer())
+}
+
+/// Writes all of `from`, which [`is_large`], or nothing. A call of more than
 /// [`AT_ONCE`] bytes needs the owner.
 ///
 /// Takes and releases both spinlocks.
@@ -216,7 +254,7 @@ pub(crate) fn send(
     // Bytes that are sure to be refused must not be copied first.
     if want > AT_ONCE
         || sock.seems_to_queue()
-        || peer.seems_owned()
+        || seems_busy(&member)
         || !member.nobody_waits()
         || room_for(peer, want) < want
     {
@@ -241,11 +279,20 @@ pub(crate) fn send_owned(
     let Some(member) = Member::of(sock, rcu) else {
         return 0;
     };
+    if !is_large(&from, &member) {
+        return send::send_owned(sock, from, owned, &member);
+    }
     let peer = member.peer();
     let want = room_for(peer, from.len());
+    let s = owned.tcp();
 
     // Bytes that are sure to be refused must not be copied first.
-    if owned.tcp().write_queue() != 0 || peer.seems_owned() || !member.nobody_waits() || want == 0 {
+    if s.write_queue() != 0
+        || corked_or_pushed(s.nonagle()) != 0
+        || seems_busy(&member)
+        || !member.nobody_waits()
+        || want == 0
+    {
         return 0;
     }
     write(sock, &mut from, want, &member, Writer::Owner(owned))
@@ -302,7 +349,8 @@ fn queue(sock: &Sock, batch: &mut Batch, member: &Member<'_>, mut writer: Writer
         Writer::Task(process) => process.lock(member.peer()),
     };
     peer_guard.incoming_cpu_update();
-    let Held::Free(mut peer_locked) = peer_guard.held() else {
+    let Held::Free(mut peer_locked) = peer_guard.held_beside_reader(member.peer_end().being_read())
+    else {
         return 0;
     };
     let mut p = peer_locked.tcp();

@@ -19,9 +19,9 @@ use super::{
     context::Rcu,
     device::Device,
     iov::{
-        self,
         Destination,
-        Source, //
+        Source,
+        Wish, //
     },
     lock::{
         Owned,
@@ -152,14 +152,15 @@ pub(crate) trait Hooks {
     /// Reads what a `recv()` of `len` bytes returns from `sock`, which has a friend and is not
     /// locked.
     ///
-    /// Returns the number of bytes read, or 0 if TCP must do the read.
+    /// Returns the number of bytes read, or 0 if TCP must do the read, and whether the caller now
+    /// owns the socket, and must release it.
     fn recv(
         sock: &Sock,
         to: Destination<'_>,
         len: usize,
         process: Process<'_>,
         rcu: Rcu<'_>,
-    ) -> usize;
+    ) -> (usize, bool);
 
     /// Detaches `sock`, which the caller has locked and which may no longer have a friend.
     fn detach(sock: &Sock, rcu: Rcu<'_>);
@@ -273,8 +274,12 @@ impl<T: Hooks> Adapter<T> {
         owned: bool,
     ) -> c_int {
         // SAFETY: The C side passes the message of a write, which it does not change meanwhile.
-        if !unsafe { iov::is_plain(msg) } {
-            return 0;
+        match unsafe { Wish::of(msg) } {
+            Wish::Plain => (),
+            Wish::Notice if owned => (),
+            // TCP counts the notice before it calls this hook for the owner.
+            Wish::Notice => return -1,
+            Wish::Other => return 0,
         }
         // SAFETY: The C side passes a full TCP socket that its caller keeps alive, and runs in an
         // RCU read-side critical section.
@@ -317,8 +322,11 @@ impl<T: Hooks> Adapter<T> {
         // exclusive access to the message.
         let to = unsafe { Destination::new(msg) };
 
-        // TRUNCATE: Large reads are left to TCP.
-        T::recv(sock, to, len, process, rcu) as c_int
+        // TRUNCATE: One call reads few bytes, see `InPlace`.
+        match T::recv(sock, to, len, process, rcu) {
+            (bytes, false) => bytes as c_int,
+            (bytes, true) => !(bytes as c_int),
+        }
     }
 
     /// Takes back an skb that this module made and TCP has read. Returns whether the skb was taken.

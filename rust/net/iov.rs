@@ -29,7 +29,12 @@ use kernel::{
 ///
 /// The iterator is valid and is the source of a program's write (`ITER_SOURCE`), and nobody else
 /// uses it for `'a`.
-pub(crate) struct Source<'a>(NonNull<bindings::iov_iter>, PhantomData<&'a mut ()>);
+pub(crate) struct Source<'a> {
+    iter: NonNull<bindings::iov_iter>,
+    /// Whether the iterator's pages may become part of an skb (`MSG_SPLICE_PAGES`).
+    splices: bool,
+    _borrow: PhantomData<&'a mut ()>,
+}
 
 /// The memory that a reader wants its bytes in.
 ///
@@ -85,20 +90,46 @@ unsafe fn left(iter: NonNull<bindings::iov_iter>) -> usize {
     }
 }
 
-/// Returns whether a write has bytes and wants nothing unusual: no control message, and no flag but
-/// `MSG_DONTWAIT` and `MSG_NOSIGNAL`.
-///
-/// # Safety
-///
-/// `msg` must be valid, and nobody may change it meanwhile.
-#[inline(always)]
-pub(super) unsafe fn is_plain(msg: *const bindings::msghdr) -> bool {
-    const USUAL: u32 = bindings::MSG_DONTWAIT | bindings::MSG_NOSIGNAL;
-    // SAFETY: By the function's safety requirements `msg` is valid.
-    unsafe {
-        (*msg).msg_flags & !USUAL == 0
-            && (*msg).msg_controllen == 0
-            && left(NonNull::from(&(*msg).msg_iter)) != 0
+/// What a write wants.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Nothing unusual: the write has bytes, no control message, and no flag but `MSG_DONTWAIT`,
+    /// `MSG_NOSIGNAL` and `MSG_SPLICE_PAGES`.
+    Plain,
+    /// The same, and a notice that its pages are free again (`MSG_ZEROCOPY`). Since the bytes are
+    /// copied, TCP gives this notice when the write returns.
+    Notice,
+    /// Something that only TCP can do.
+    Other,
+}
+
+impl Wish {
+    /// Returns what a write of the message `msg` wants.
+    ///
+    /// # Safety
+    ///
+    /// `msg` must be valid, and nobody may change it meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn of(msg: *const bindings::msghdr) -> Self {
+        const USUAL: u32 =
+            bindings::MSG_DONTWAIT | bindings::MSG_NOSIGNAL | bindings::MSG_SPLICE_PAGES;
+        // SAFETY: By the function's safety requirements `msg` is valid.
+        let (flags, has_control, left) = unsafe {
+            (
+                (*msg).msg_flags & !USUAL,
+                (*msg).msg_controllen != 0,
+                left(NonNull::from(&(*msg).msg_iter)),
+            )
+        };
+
+        if has_control || left == 0 {
+            return Wish::Other;
+        }
+        match flags {
+            0 => Wish::Plain,
+            bindings::MSG_ZEROCOPY => Wish::Notice,
+            _ => Wish::Other,
+        }
     }
 }
 
@@ -113,16 +144,33 @@ impl<'a> Source<'a> {
         // SAFETY: By the function's safety requirements `msg` is valid, so a pointer to its field
         // is not null.
         let iter = unsafe { NonNull::new_unchecked(addr_of_mut!((*msg).msg_iter)) };
+        // SAFETY: By the function's safety requirements `msg` is valid.
+        let flags = unsafe { (*msg).msg_flags };
         // INVARIANT: By the function's safety requirements the iterator is a valid source, and
         // nobody else uses it for `'a`.
-        Self(iter, PhantomData)
+        Self {
+            iter,
+            splices: flags & bindings::MSG_SPLICE_PAGES != 0,
+            _borrow: PhantomData,
+        }
+    }
+
+    /// Returns whether the pages may become part of an skb, so that no byte has to be copied.
+    #[inline]
+    pub(crate) fn splices(&self) -> bool {
+        self.splices
+    }
+
+    /// Returns the C iterator.
+    fn raw(&mut self) -> *mut bindings::iov_iter {
+        self.iter.as_ptr()
     }
 
     /// Returns how many bytes are left.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         // SAFETY: By the type invariants the iterator is valid, and nobody else uses it.
-        unsafe { left(self.0) }
+        unsafe { left(self.iter) }
     }
 
     /// Takes as many bytes as `to` holds, or none.
@@ -133,7 +181,7 @@ impl<'a> Source<'a> {
         // SAFETY: By the type invariants the iterator is a valid source. The slice is valid for
         // writes of its length.
         let copied = unsafe {
-            bindings::copy_from_iter_inatomic(to.as_mut_ptr().cast(), want, self.0.as_ptr())
+            bindings::copy_from_iter_inatomic(to.as_mut_ptr().cast(), want, self.iter.as_ptr())
         };
 
         if copied == want {
@@ -143,12 +191,34 @@ impl<'a> Source<'a> {
         Err(Fault)
     }
 
+    /// Makes the pages of the next `want` bytes part of `skb`, without a copy. Returns the number of
+    /// bytes taken, which is less if `skb` has no room for so many fragments, or if a page cannot be
+    /// part of an skb.
+    ///
+    /// # Safety
+    ///
+    /// `skb` must be valid, and nobody else may access it.
+    #[inline]
+    pub(super) unsafe fn splice(&mut self, skb: *mut bindings::sk_buff, want: usize) -> usize {
+        let before = self.len();
+        // SAFETY: By the type invariants the iterator is a valid source, and by the function's
+        // safety requirements the skb is valid. CAST: No iterator has more than `isize::MAX` bytes.
+        let taken = unsafe { bindings::skb_splice_from_iter(skb, self.raw(), want as isize) };
+        let taken = taken.max(0).unsigned_abs();
+
+        // The C function does not give back the bytes of a page that cannot be part of an skb.
+        if before.saturating_sub(self.len()) != taken {
+            self.revert(before.saturating_sub(self.len()).saturating_sub(taken));
+        }
+        taken
+    }
+
     /// Gives back the last `bytes` bytes that were taken, as if they had not been taken.
     #[cold]
     pub(crate) fn revert(&mut self, bytes: usize) {
         // SAFETY: By the type invariants the iterator is valid. The caller guarantees that at least
         // `bytes` bytes were taken from it.
-        unsafe { bindings::iov_iter_revert(self.0.as_ptr(), bytes) };
+        unsafe { bindings::iov_iter_revert(self.iter.as_ptr(), bytes) };
     }
 }
 

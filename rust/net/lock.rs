@@ -8,17 +8,24 @@ use core::{
     marker::PhantomData,
     ptr::{
         addr_of,
-        addr_of_mut, //
+        addr_of_mut,
+        null_mut, //
     },
 };
 
 use kernel::{
     bindings,
     processor::cpu_relax,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
     types::NotThreadSafe, //
 };
 
 use super::{
+    iov::Destination,
+    skb::InPlace,
     sock::Sock,
     tcp::Tcp, //
 };
@@ -90,13 +97,15 @@ impl Trying<'_> {
 /// from this value is alive.
 pub(crate) struct Owned<'a>(&'a Sock, NotThreadSafe);
 
-/// A socket whose spinlock is held while no other task owns the socket.
+/// A socket whose spinlock is held while no other task owns the socket, unless that task only reads
+/// data in place.
 ///
 /// # Invariants
 ///
 /// Bottom halves are off for all of `'a`. Either the current context holds `sk_lock.slock` for
-/// `'a` and `sk_lock.owned` is 0, or the current context is the owner of the socket, as in the
-/// last part of `release_sock()`, where the owner holds the spinlock again.
+/// `'a` and `sk_lock.owned` is 0 or the owner is a [`Reading`], or the current context is the owner
+/// of the socket, as in the last part of `release_sock()`, where the owner holds the spinlock
+/// again.
 pub(crate) struct Spinlocked<'a>(&'a Sock, NotThreadSafe);
 
 /// A socket whose spinlock is held while a task owns the socket, so that its state must not be
@@ -106,6 +115,72 @@ pub(crate) struct Spinlocked<'a>(&'a Sock, NotThreadSafe);
 ///
 /// The current context holds `sk_lock.slock` for `'a`, and `sk_lock.owned` is 1.
 pub(crate) struct Busy<'a>(&'a Sock, NotThreadSafe);
+
+/// The socket whose owner is a [`Reading`]; null if there is none. Written with the spinlock of
+/// that socket held.
+pub(crate) struct BeingRead(Atomic<*mut bindings::sock>);
+
+impl BeingRead {
+    /// Creates the state of a socket that nobody reads in place.
+    pub(crate) fn new() -> Self {
+        Self(Atomic::new(null_mut()))
+    }
+
+    /// Returns whether the owner of `sock` is a [`Reading`]. Without the spinlock the result is a
+    /// guess.
+    #[inline]
+    pub(crate) fn names(&self, sock: &Sock) -> bool {
+        core::ptr::eq(self.0.load(Relaxed), sock.raw())
+    }
+}
+
+/// A socket that the current task owns while it copies data from the receive queue, without the
+/// spinlock. The ownership keeps other readers away, and all who would close the socket, as in a
+/// `recv()` of TCP. But friends may queue more data meanwhile, with the spinlock held.
+///
+/// # Invariants
+///
+/// The current task owns the socket, and `being_read` names the socket. The task holds no socket's
+/// spinlock, bottom halves are on, and it accesses no state of the socket, but only data of skbs
+/// that are in the receive queue.
+pub(crate) struct Reading<'a> {
+    sock: &'a Sock,
+    being_read: &'a BeingRead,
+    _not_thread_safe: NotThreadSafe,
+}
+
+impl<'a> Reading<'a> {
+    /// Takes the spinlock, calls `f`, and gives up the ownership, unless something has come up that
+    /// the owner must do in `release_sock()`.
+    #[inline(always)]
+    fn finish(self, f: impl FnOnce(&mut Tcp<'_>)) -> Finished<'a> {
+        // SAFETY: By the type invariants this task holds no socket's spinlock, and bottom halves
+        // are on.
+        let guard = unsafe { SlockGuard::wait(self.sock) };
+
+        // SAFETY: The guard holds the spinlock, and by the type invariants this task owns the
+        // socket. So access is exclusive until the guard is dropped.
+        f(&mut unsafe { Tcp::new(self.sock) });
+        self.being_read.0.store(null_mut(), Relaxed);
+        // SAFETY: By the type invariants this task owns the socket, and the guard holds its
+        // spinlock.
+        if unsafe { bindings::sock_try_disown(self.sock.raw()) } {
+            return Finished::Released(guard);
+        }
+        drop(guard);
+        // SAFETY: By the type invariants this task owns the socket, bottom halves are on, and the
+        // spinlock has been released. `being_read` is clear, so nobody else accesses the socket.
+        Finished::Owned(unsafe { Owned::new(self.sock) })
+    }
+}
+
+/// What the task may do that was a [`Reading`].
+pub(crate) enum Finished<'a> {
+    /// The task owns the socket no longer, and holds its spinlock.
+    Released(SlockGuard<'a>),
+    /// The task still owns the socket, and must release it (`release_sock()`).
+    Owned(Owned<'a>),
+}
 
 /// What a context that has just taken a socket's spinlock may do with the socket.
 pub(crate) enum Held<'a> {
@@ -158,8 +233,8 @@ impl<'a> SlockGuard<'a> {
 
     /// Checks whether a task owns the socket, and returns the access that the spinlock gives.
     pub(crate) fn held(&mut self) -> Held<'_> {
-        // SAFETY: `sock` is valid. `sk_lock.owned` changes only under the spinlock, which this
-        // guard holds.
+        // SAFETY: `sock` is valid. `sk_lock.owned` does not change while the spinlock is held, as
+        // by this guard: `lock_sock()` takes a free socket only if its spinlock is free, too.
         if unsafe { bindings::sock_owned_by_user_nocheck(self.sock.raw()) } {
             // INVARIANT: The returned value borrows the guard, which holds the spinlock, and a task
             // owns the socket.
@@ -170,6 +245,78 @@ impl<'a> SlockGuard<'a> {
             // spinlock is released.
             Held::Free(Spinlocked(self.sock, NotThreadSafe))
         }
+    }
+
+    /// Does what [`SlockGuard::held`] does, but counts a socket as free if its owner only reads
+    /// data in place, as `being_read` of that socket says, and nobody else would be called for new
+    /// data or has queued a segment meanwhile.
+    #[inline]
+    pub(crate) fn held_beside_reader(&mut self, being_read: &BeingRead) -> Held<'_> {
+        // SAFETY: `sock` is valid. `sk_lock.owned` and the backlog do not change while the spinlock
+        // is held, as by this guard.
+        let is_busy = unsafe {
+            bindings::sock_owned_by_user_nocheck(self.sock.raw())
+                && (!being_read.names(self.sock)
+                    || !self.sock.has_plain_data_ready()
+                    || !(*self.sock.raw()).sk_backlog.tail.is_null())
+        };
+
+        if is_busy {
+            // INVARIANT: As in `held`.
+            Held::Busy(Busy(self.sock, NotThreadSafe))
+        } else {
+            // INVARIANT: The returned value borrows the guard, which holds the spinlock with bottom
+            // halves off. If a task owns the socket, it is a `Reading`: `being_read` names the
+            // socket from when its owner has become a `Reading` until it is none any more, and both
+            // happen with the spinlock held.
+            Held::Free(Spinlocked(self.sock, NotThreadSafe))
+        }
+    }
+
+    /// Makes the current task the owner of the socket, releases the spinlock, and copies what a
+    /// read of `want` bytes returns to `to`. Then takes the spinlock again, removes these bytes
+    /// from the queue, and gives up the ownership.
+    ///
+    /// Returns the number of bytes, 0 if a page of the program's memory is not present. Returns the
+    /// guard instead if the task may not become the owner, or if the bytes are not in place
+    /// ([`InPlace::find`]).
+    #[inline(always)]
+    pub(crate) fn read_in_place(
+        self,
+        being_read: &'a BeingRead,
+        want: usize,
+        to: &mut Destination<'_>,
+    ) -> Result<(usize, Finished<'a>), Self> {
+        let sock = self.sock;
+        // SAFETY: `sock` is valid. `sk_lock.owned` does not change while the spinlock is held, as
+        // by this guard: `lock_sock()` takes a free socket only if its spinlock is free, too.
+        if !self.bh || unsafe { bindings::sock_owned_by_user_nocheck(sock.raw()) } {
+            return Err(self);
+        }
+        // SAFETY: The guard holds the spinlock, and no task owns the socket. So access is exclusive
+        // until the guard is dropped.
+        let Some(found) = InPlace::find(&mut unsafe { Tcp::new(sock) }, want) else {
+            return Err(self);
+        };
+        // SAFETY: The guard holds the spinlock, and no task owns the socket.
+        unsafe { bindings::sock_own(sock.raw()) };
+        being_read.0.store(sock.raw(), Relaxed);
+        // INVARIANT: The current task owns the socket, and `being_read` was set with the spinlock
+        // held. Dropping `self` releases the spinlock and enables bottom halves. `bh` is true, so
+        // the guard was made by `SlockGuard::wait`, whose caller held no socket's spinlock, with
+        // bottom halves on. A second spinlock that was tried since has been released, because its
+        // guard borrowed this one.
+        let reading = Reading {
+            sock,
+            being_read,
+            _not_thread_safe: NotThreadSafe,
+        };
+        drop(self);
+        // SAFETY: The task owns the socket, so no other reader has removed an skb since
+        // `InPlace::find`. Who has exclusive access beside a `Reading` only adds skbs and bytes.
+        let copied = unsafe { found.copy(to) }.map_or(0, |()| found.bytes());
+
+        Ok((copied, reading.finish(|p| p.eat(copied))))
     }
 
     /// Takes the spinlock of `peer` if no other context holds it. Never waits.

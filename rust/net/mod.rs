@@ -20,8 +20,15 @@
 //! The spinlocks of two sockets have no order, because no context waits for a second spinlock
 //! while it holds a first one. [`Owned`] and [`Process`] hold no spinlock and may wait for one.
 //! [`Spinlocked`] may only try. [`Trying`] may only try, too, because its context holds a lock of
-//! the table of established sockets, which TCP takes inside a socket's spinlock. This module never
-//! takes the ownership of a socket.
+//! the table of established sockets, which TCP takes inside a socket's spinlock.
+//!
+//! The ownership of a socket is taken only by a reader that holds the socket's spinlock and has
+//! seen that no task owns it ([`SlockGuard::read_in_place`]). So nothing is waited for, as by a
+//! trylock. The owner takes that spinlock once more to give the ownership up, and no other lock in
+//! between.
+//!
+//! The number of a cache's bytes is asked for under `cpus_read_lock()`, when the module is loaded
+//! and no other lock is held.
 //!
 //! Only [`for_each_namespace`] holds `net_rwsem`, for reading and in process context. That
 //! semaphore is the outermost lock; the locks of the table of established sockets nest inside.
@@ -77,6 +84,8 @@ pub(crate) use iov::{
     Source, //
 };
 pub(crate) use lock::{
+    BeingRead,
+    Finished,
     Held,
     Owned,
     Process,
@@ -104,7 +113,8 @@ pub(crate) use skb::{
     Arrival,
     Head,
     Size,
-    Skb, //
+    Skb,
+    LEAST_IN_PLACE, //
 };
 pub(crate) use sock::{
     Sock,

@@ -17,6 +17,7 @@ use super::{
     context::Rcu,
     seq,
     skb::Skb,
+    skb_cache,
     tcp::{
         tcp_jiffies32,
         Tcp, //
@@ -227,6 +228,32 @@ impl Tcp<'_> {
                 .rcv_nxt
                 .wrapping_add((*tp).rcv_wnd.max((*tp).rcv_ssthresh));
             (*est).time = (*tp).tcp_mstamp;
+        }
+    }
+
+    /// Removes `bytes` bytes from the receive queue, which holds at least as many.
+    pub(crate) fn eat(&mut self, bytes: usize) {
+        let mut rest = bytes;
+
+        while rest != 0 {
+            let seq = self.copied_seq();
+            let Some(head) = self.receive_head() else {
+                return;
+            };
+            let left = head
+                .len()
+                .saturating_sub(seq.wrapping_sub(head.segment().seq) as usize);
+            let now = left.min(rest);
+
+            // TCP must process the end of the stream.
+            if now == left && !head.has_fin() {
+                skb_cache::put(head.unlink());
+            } else if now == 0 {
+                return;
+            }
+            rest = rest.saturating_sub(now);
+            // TRUNCATE: `now` is at most the length of an skb.
+            self.set_copied_seq(seq.wrapping_add(now as u32));
         }
     }
 

@@ -3,8 +3,8 @@
 //! Socket buffers in and between the queues of TCP sockets.
 //!
 //! Invariant 1 of the design is ownership here: an skb that is held as an [`Skb`] value is in no
-//! queue. [`Head::take`] gets a value from a write queue, [`Received::unlink`] gets one from a receive
-//! queue, and `skb_cache` provides empty ones. [`Tcp::receive`] takes the value over again.
+//! queue. [`Head::take`] gets a value from a write queue, [`Received::unlink`] gets one from a
+//! receive queue, and `skb_cache` provides empty ones. [`Tcp::receive`] takes the value over again.
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
@@ -33,6 +33,7 @@ use super::{
         NoFaults,
         Source, //
     },
+    lock::BeingRead,
     mark::Mark,
     receive::OutOfSequence,
     skb_cache,
@@ -446,6 +447,35 @@ impl Skb {
         Ok(())
     }
 
+    /// Makes the pages of the next `want` bytes of `from`, but at most [`PAGED`] bytes, part of a
+    /// new skb, without a copy. Returns the skb and the number of these bytes.
+    ///
+    /// Returns `None` if there is no memory, or if a page cannot be part of an skb.
+    #[inline(never)]
+    pub(crate) fn of_pages(from: &mut Source<'_>, want: usize) -> Option<(Self, usize)> {
+        let gfp = bindings::GFP_NOWAIT | 1 << bindings::___GFP_NOMEMALLOC_BIT;
+        // SAFETY: `__alloc_skb()` has no requirements.
+        let skb = unsafe { bindings::__alloc_skb(0, gfp, 0, bindings::NUMA_NO_NODE) };
+        // INVARIANT: The skb was just allocated, so nobody else has a reference, no queue has it,
+        // and nobody is charged with it.
+        let skb = NonNull::new(skb).map(Self)?;
+        let raw = skb.raw();
+        // SAFETY: By the type invariants the skb is valid and we have the only reference.
+        let bytes = unsafe {
+            // Without this, the checksum of the bytes would be computed.
+            (*raw)
+                .__bindgen_anon_4
+                .headers
+                .as_mut()
+                .set_ip_summed(bindings::CHECKSUM_UNNECESSARY as u8);
+            from.splice(raw, want.min(PAGED))
+        };
+        // SAFETY: By the type invariants the skb is valid and we have the only reference. Others
+        // may have references to its pages, and may write to them.
+        unsafe { (*bindings::skb_shinfo(raw)).flags |= bindings::SKBFL_SHARED_FRAG as u8 };
+        (bytes != 0).then_some((skb, bytes))
+    }
+
     /// Returns how many bytes of memory the skb takes.
     #[inline]
     pub(crate) fn truesize(&self) -> u32 {
@@ -504,8 +534,8 @@ impl Skb {
         }
     }
 
-    /// Empties the skb and returns its size if [`Skb::new`] could have allocated it, and if the size
-    /// is not [`Size::Paged`].
+    /// Empties the skb and returns its size if [`Skb::new`] could have allocated it, and if the
+    /// size is not [`Size::Paged`].
     #[inline(always)]
     pub(super) fn recycle(&mut self) -> Option<Size> {
         let raw = self.0.as_ptr();
@@ -539,6 +569,8 @@ impl Skb {
         unsafe {
             if protocol(raw) != 0
                 || bindings::skb_headlen(raw) != 0
+                // Whoever is charged with the skb is charged with all of its pages.
+                || (self.truesize() as usize) < PAGED
                 || !bindings::skb_is_ordinary(raw)
                 || bindings::skb_headroom(raw) != 0
                 || !self.has_own_pages()
@@ -589,6 +621,16 @@ const ORDER: u32 = (PIECE / PAGE_SIZE).trailing_zeros();
 const _: () = assert!(PAGE_SIZE <= PIECE);
 
 impl Size {
+    /// Returns how many bytes of memory the payload of an skb of this size has, including
+    /// `struct skb_shared_info` if it is in one buffer.
+    pub(super) const fn whole(self) -> usize {
+        match self {
+            Size::Small => 2 << 10,
+            Size::Large => 32 << 10,
+            Size::Paged => PAGED,
+        }
+    }
+
     /// Returns how many pages of TCP's account the memory of an skb of this size takes.
     pub(super) const fn pages(self) -> isize {
         let whole = match self {
@@ -747,6 +789,95 @@ impl<'a> Received<'a> {
         Ok(())
     }
 
+    /// Returns whether pages may become part of the skb: it has nothing but pages that friends have
+    /// sent, it is not cloned, and nobody walks its pages in order to read the socket in place.
+    #[inline]
+    fn takes_pages(&self, being_read: &BeingRead) -> bool {
+        let raw = self.raw();
+        // SAFETY: By the type invariants the skb is in a queue, so it is valid.
+        unsafe {
+            (*bindings::skb_shinfo(raw)).flags == bindings::SKBFL_SHARED_FRAG as u8
+                && (*raw).data_len == (*raw).len
+                && !bindings::skb_cloned(raw)
+                && bindings::skb_frags_readable(raw)
+                && !being_read.names(self.sock)
+                && self.is_from_friend()
+        }
+    }
+
+    /// Makes the pages of the next `len` bytes of `from` a part of this skb, and receives these
+    /// bytes as the next ones of the stream. Returns how many segments they stand for. Does nothing
+    /// and returns `None` if the skb takes no pages or has no room for so many fragments, or if
+    /// there is no memory.
+    ///
+    /// The skb must be the last of the queue, and end where these bytes begin. `being_read` is the
+    /// one of the receiver.
+    #[inline]
+    pub(crate) fn append_pages(
+        self,
+        from: &mut Source<'_>,
+        len: usize,
+        mss: u32,
+        being_read: &BeingRead,
+    ) -> Option<u32> {
+        let (raw, end_seq) = (self.raw(), self.segment().end_seq);
+        // SAFETY: By the type invariants we have exclusive access to the state of `sock` for `'a`,
+        // which outlives this function. The `Tcp` of `sock` is borrowed by this value meanwhile.
+        let mut tcp = unsafe { Tcp::new(self.sock) };
+
+        // TRUNCATE: The second condition bounds `len`.
+        if end_seq != tcp.rcv_nxt()
+            || self.len().saturating_add(len) > PAGED
+            || !self.takes_pages(being_read)
+            || !tcp.rmem_schedule_new(len as u32)
+        {
+            return None;
+        }
+        // SAFETY: By the type invariants the skb is in the receive queue, and the socket's spinlock
+        // or its owner gives exclusive access to it. `takes_pages` has found that there is no clone,
+        // and that the owner, if there is one, does not read in place.
+        let taken = unsafe { from.splice(raw, len) };
+
+        if taken != len {
+            // SAFETY: `splice` has just taken `taken` bytes. Access to the skb, which is not cloned,
+            // is still exclusive: by the type invariants it is for all of `'a`.
+            unsafe { self.take_back(from, taken) };
+            return None;
+        }
+        let segments = segments_of(len as u32, mss);
+
+        // SAFETY: By the type invariants access to the socket's state is exclusive. The bytes have
+        // been scheduled, and are part of the skb's truesize.
+        unsafe { self.sock.charge_more(len as u32) };
+        tcp.receive_more(end_seq, len as u32, segments).ok()?;
+        // SAFETY: By the type invariants we have exclusive access to the receive queue.
+        unsafe { (*tcp_cb(raw)).end_seq = end_seq.wrapping_add(len as u32) };
+        Some(segments)
+    }
+
+    /// Gives the last `bytes` bytes of the skb back to `from`.
+    ///
+    /// # Safety
+    ///
+    /// [`Source::splice`] has just taken these bytes from `from`, and nothing has been done with them
+    /// since. Nobody else accesses the skb, which is not cloned.
+    #[cold]
+    unsafe fn take_back(&self, from: &mut Source<'_>, bytes: usize) {
+        let raw = self.raw();
+
+        if bytes == 0 {
+            return;
+        }
+        // SAFETY: By the type invariants and the function's safety requirements the skb is valid
+        // and has these bytes in fragments of its own. What is cut off an skb that is not cloned
+        // needs no memory, so nothing fails. TRUNCATE: `bytes` is at most `PAGED`.
+        unsafe {
+            bindings::___pskb_trim(raw, (*raw).len.wrapping_sub(bytes as u32));
+            (*raw).truesize = (*raw).truesize.wrapping_sub(bytes as u32);
+        }
+        from.revert(bytes);
+    }
+
     /// Copies `len` bytes from `offset` on, or none. The skb must have that many bytes.
     #[inline]
     pub(crate) fn copy(
@@ -846,6 +977,132 @@ impl<'a> Received<'a> {
         unsafe {
             (*tcp_cb(self.raw())).tcp_flags & SYN == 0 && bindings::skb_frags_readable(self.raw())
         }
+    }
+}
+
+/// A part of an skb of a receive queue.
+#[derive(Clone, Copy)]
+struct Piece {
+    skb: NonNull<bindings::sk_buff>,
+    /// The first byte, if it is in the linear part of the skb; otherwise null.
+    data: *const u8,
+    offset: usize,
+    len: usize,
+}
+
+/// The bytes that a read returns, in place at the head of a receive queue.
+///
+/// # Invariants
+///
+/// When the value was made, the pieces were of the first skbs of a receive queue, which hold plain
+/// data. An skb with linear data has no fragments.
+pub(super) struct InPlace {
+    pieces: [Option<Piece>; MOST_PIECES],
+    bytes: usize,
+}
+
+/// The fewest bytes that are worth it to read in place.
+pub(crate) const LEAST_IN_PLACE: usize = 8 << 10;
+/// The most bytes that are read in place, in one RCU read-side critical section.
+const MOST_IN_PLACE: usize = 128 << 10;
+
+/// The most skbs of which one read in place takes bytes.
+const MOST_PIECES: usize = 3;
+
+impl InPlace {
+    /// Finds what a read of `want` bytes from `p` returns. Returns `None` unless these are
+    /// [`LEAST_IN_PLACE`] bytes at least and [`MOST_IN_PLACE`] at most, in no more than
+    /// [`MOST_PIECES`] skbs, and also if TCP must read some of them.
+    #[inline]
+    pub(super) fn find(p: &mut Tcp<'_>, want: usize) -> Option<Self> {
+        let mut seq = p.copied_seq();
+        let ready = p.rcv_nxt().wrapping_sub(seq) as usize;
+
+        if !(LEAST_IN_PLACE..=MOST_IN_PLACE).contains(&ready.min(want)) {
+            return None;
+        }
+        // INVARIANT: There are no pieces yet.
+        let mut found = Self {
+            pieces: [const { None }; MOST_PIECES],
+            bytes: 0,
+        };
+        let mut at = p.receive_head()?;
+
+        for slot in &mut found.pieces {
+            // A segment that was sent again may begin before the end of the one before it.
+            let offset = seq.wrapping_sub(at.segment().seq) as usize;
+            let len = at
+                .len()
+                .saturating_sub(offset)
+                .min(want.saturating_sub(found.bytes));
+
+            if len == 0 || !at.is_plain() {
+                return None;
+            }
+            // SAFETY: By the type invariants of `Received` the skb is valid. If it has no
+            // fragments, all its bytes are at `data`, and `offset` is less than its length.
+            let data = unsafe {
+                if addr_of!((*at.raw()).data_len).read() == 0 {
+                    addr_of!((*at.raw()).data).read().add(offset).cast_const()
+                } else {
+                    core::ptr::null()
+                }
+            };
+            // INVARIANT: The skb is the next one of the queue, and was found to be plain.
+            *slot = Some(Piece {
+                skb: at.skb,
+                data,
+                offset,
+                len,
+            });
+            found.bytes = found.bytes.saturating_add(len);
+            if found.bytes == want || at.is_last() {
+                return Some(found);
+            }
+            // TRUNCATE: `len` is at most the length of an skb.
+            seq = seq.wrapping_add(len as u32);
+            at = at.next()?;
+        }
+        None
+    }
+
+    /// Returns the number of bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Copies all bytes to `to`, or none if a page of the program's memory is not present.
+    ///
+    /// # Safety
+    ///
+    /// The skbs are still in the queue: no reader has removed one since [`InPlace::find`].
+    pub(super) unsafe fn copy(&self, to: &mut Destination<'_>) -> Result<(), Fault> {
+        let before = to.left();
+        let _no_faults = NoFaults::new();
+        let whole = self.pieces.iter().flatten().all(|piece| {
+            // SAFETY: By the type invariants and the function's safety requirements the skb is in
+            // the queue, and its `len` bytes from `offset` on do not change. Linear data are at
+            // `data`. An skb with fragments gets no more of them meanwhile
+            // ([`Received::takes_pages`]).
+            unsafe {
+                if piece.data.is_null() {
+                    bindings::skb_copy_datagram_iter(
+                        piece.skb.as_ptr(),
+                        piece.offset as i32,
+                        to.raw(),
+                        piece.len as i32,
+                    ) == 0
+                } else {
+                    bindings::_copy_to_iter(piece.data.cast(), piece.len, to.raw()) == piece.len
+                }
+            }
+        });
+
+        if whole {
+            return Ok(());
+        }
+        to.revert(before.saturating_sub(to.left()));
+        Err(Fault)
     }
 }
 

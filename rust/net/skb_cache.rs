@@ -6,15 +6,24 @@
 //! skb that a reader has emptied goes back to the CPU that allocated it, where the next writer
 //! finds it.
 //!
+//! Which skb is used next depends on where its memory is cached. If the reader runs on the same
+//! CPU, the skb that was emptied last is the best: its memory is in that CPU's caches ([`Stack`]).
+//! If the reader runs on another CPU, the skb that was emptied last is the worst: its memory is in
+//! the caches of that other CPU, and each cache line has to be fetched from there. So large skbs
+//! that another CPU has emptied are used in the order in which they came, and only while there are
+//! so many that the oldest is in neither CPU's second-level cache any more ([`Ring`]).
+//!
 //! Pages of TCP's account that a reader no longer needs also stay with the reader's CPU, and not
 //! with each socket. A CPU keeps [`PAGES_KEPT`] of them at most, and takes none while TCP has more
 //! pages than `min`, the first value of `net.ipv4.tcp_mem`.
 //!
-//! A CPU keeps [`SMALL_KEPT`] small, [`LARGE_KEPT`] large and [`PAGED_KEPT`] paged skbs at most.
-//! They belong to no socket, and so they are charged to TCP as a whole (`net.ipv4.tcp_mem`, `mem` in
-//! `/proc/net/sockstat`). The charge of a CPU is the most that the CPU has kept since the shrinker
-//! last ran. The charge does not grow while TCP has more than half of `min`. The shrinker frees all
-//! cached skbs when memory is short.
+//! A CPU keeps [`SMALL_KEPT`] small, [`LARGE_KEPT`] large and [`PAGED_KEPT`] paged skbs at most,
+//! and besides [`LARGE_FROM_AFAR`] large and [`PAGED_FROM_AFAR`] paged ones that other CPUs have
+//! emptied. They belong to no socket, and so they are charged to TCP as a whole
+//! (`net.ipv4.tcp_mem`, `mem` in `/proc/net/sockstat`). The charge of a CPU is the most that the
+//! CPU has kept since its skbs were last freed. The charge does not grow while TCP has more than
+//! half of `min`: instead, what one CPU keeps is freed, at most once in a jiffy. The shrinker frees
+//! what all CPUs keep when memory is short.
 //!
 //! With `init_on_free` nothing is kept, because data that was read must not stay in memory.
 //!
@@ -46,9 +55,12 @@ use kernel::{
     },
 };
 
-use super::skb::{
-    Size,
-    Skb, //
+use super::{
+    skb::{
+        Size,
+        Skb, //
+    },
+    tcp::tcp_jiffies32,
 };
 
 /// How many small skbs, of 2 KiB each, a CPU keeps.
@@ -58,6 +70,15 @@ const SMALL_KEPT: usize = 16;
 const LARGE_KEPT: usize = 192;
 /// How many paged skbs, of 64 KiB each, a CPU keeps.
 const PAGED_KEPT: usize = 64;
+/// How many large skbs that another CPU has emptied a CPU keeps: a quarter more than
+/// [`MOST_DISTANCE`] takes.
+const LARGE_FROM_AFAR: usize = MOST_DISTANCE / 4 * 5 / Size::Large.whole();
+/// How many paged skbs that another CPU has emptied a CPU keeps.
+const PAGED_FROM_AFAR: usize = MOST_DISTANCE / 4 * 5 / Size::Paged.whole();
+/// How many bytes of other skbs must have come from other CPUs, at least and at most, before an skb
+/// from there is used again.
+const LEAST_DISTANCE: usize = 1 << 20;
+const MOST_DISTANCE: usize = 4 << 20;
 /// How many pages of TCP's account a CPU keeps, besides those that the kernel lets a CPU hold back
 /// (`net.core.mem_pcpu_rsv`, whose default is this many, too).
 const PAGES_KEPT: u32 = 256;
@@ -67,7 +88,14 @@ const MAX_PROBES: u32 = 4;
 /// A place for one skb, which is null while it is empty.
 type Slot = Atomic<*mut bindings::sk_buff>;
 
-/// A stack of at most `N` skbs, each of which takes `PAGES` pages at most.
+/// At most `N` skbs, each of which takes `PAGES` pages at most.
+struct Slots<const N: usize, const PAGES: isize> {
+    /// How many slots, from the first on, are charged to TCP.
+    charged: Atomic<u32>,
+    slots: [Slot; N],
+}
+
+/// A stack of skbs: the skb that came last is used first.
 ///
 /// `top` is only a hint, and a wrong value does no harm: the slot itself shows whether there is an
 /// skb in it.
@@ -75,9 +103,91 @@ type Slot = Atomic<*mut bindings::sk_buff>;
 struct Stack<const N: usize, const PAGES: isize> {
     /// The index of the first free slot, as far as known.
     top: Atomic<u32>,
-    /// How many slots, from the bottom, are charged to TCP.
-    charged: Atomic<u32>,
-    slots: [Slot; N],
+    all: Slots<N, PAGES>,
+}
+
+/// A ring of skbs: the skb that came first is used first, but not before there are [`Ring::least`].
+///
+/// `head` and `tail` are only hints, as `top` of a [`Stack`] is. Their cache lines are apart, since
+/// two CPUs write them.
+#[repr(C, align(64))]
+struct Ring<const N: usize, const PAGES: isize> {
+    /// How many skbs have been taken, modulo 2^32.
+    head: Atomic<u32>,
+    /// How many skbs must be in the ring for one to be taken.
+    least: u32,
+    /// How many skbs have been put, modulo 2^32.
+    tail: Line<Atomic<u32>>,
+    all: Slots<N, PAGES>,
+}
+
+/// Something in a cache line of its own.
+#[repr(C, align(64))]
+struct Line<T>(T);
+
+impl<const N: usize, const PAGES: isize> Slots<N, PAGES> {
+    /// Creates empty slots.
+    fn new() -> Self {
+        Self {
+            charged: Atomic::new(0),
+            slots: [const { Atomic::new(null_mut()) }; N],
+        }
+    }
+
+    /// Takes the skb out of the slot `at`, if there is such a slot and an skb in it.
+    #[inline(always)]
+    fn take(&self, at: u32) -> Option<Skb> {
+        take_from(self.slots.get(at as usize)?)
+    }
+
+    /// Puts an skb into the slot `at`, or gives the skb back if there is no such slot or the slot
+    /// is full.
+    #[inline(always)]
+    fn put(&self, at: u32, skb: Skb) -> Result<(), Skb> {
+        let Some(slot) = self.slots.get(at as usize) else {
+            return Err(skb);
+        };
+        let raw = skb.into_raw();
+
+        if slot.cmpxchg(null_mut(), raw, Release).is_ok() {
+            return Ok(());
+        }
+        // SAFETY: `cmpxchg()` failed, so the skb is in no slot, and `raw` is still our only
+        // reference. `raw` comes from an `Skb`, so it is not null.
+        Err(unsafe { Skb::from_raw(NonNull::new_unchecked(raw)) })
+    }
+
+    /// Returns whether the slot `at` is charged to TCP, if necessary after charging it.
+    #[inline(always)]
+    fn is_charged(&self, at: u32) -> bool {
+        at < self.charged.load(Relaxed) || self.charge(at)
+    }
+
+    /// Charges TCP for the slots up to and including `at`. Returns false and charges nothing if TCP
+    /// would then have more than half of the `min` of `tcp_mem`.
+    #[cold]
+    fn charge(&self, at: u32) -> bool {
+        let (was, want) = (self.charged.load(Relaxed), at.wrapping_add(1));
+        let more = PAGES.saturating_mul(want.saturating_sub(was) as isize);
+
+        let (all, low) = tcp_pages();
+        if all.saturating_add(more) > low / 2 {
+            free_some();
+            return false;
+        }
+        // If another context changes `charged` first, the slot may stay uncharged, but no longer
+        // than until the shrinker runs.
+        if more != 0 && self.charged.cmpxchg(was, want, Relaxed).is_ok() {
+            charge_tcp(more);
+        }
+        true
+    }
+
+    /// Uncharges TCP for all slots, which have been emptied.
+    fn uncharge(&self) {
+        let slots = self.charged.xchg(0, Relaxed);
+        charge_tcp(PAGES.saturating_mul(slots as isize).saturating_neg());
+    }
 }
 
 impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
@@ -85,8 +195,7 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
     fn new() -> Self {
         Self {
             top: Atomic::new(0),
-            charged: Atomic::new(0),
-            slots: [const { Atomic::new(null_mut()) }; N],
+            all: Slots::new(),
         }
     }
 
@@ -103,7 +212,7 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
     /// Takes the skb out of the slot `at`, if there is such a slot and an skb in it.
     #[inline(always)]
     fn take_at(&self, at: u32) -> Option<Skb> {
-        let skb = take_from(self.slots.get(at as usize)?)?;
+        let skb = self.all.take(at)?;
 
         self.top.store(at, Relaxed);
         Some(skb)
@@ -134,7 +243,7 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
     fn push(&self, skb: Skb) -> Result<(), Skb> {
         let top = self.top.load(Relaxed);
 
-        if top < self.charged.load(Relaxed) {
+        if top < self.all.charged.load(Relaxed) {
             // The hint is mostly right.
             self.put_at(top, skb)
                 .or_else(|skb| self.find_place(top, skb))
@@ -147,18 +256,15 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
     /// is full.
     #[inline(always)]
     fn put_at(&self, at: u32, skb: Skb) -> Result<(), Skb> {
-        let Some(slot) = self.slots.get(at as usize) else {
-            return Err(skb);
-        };
-        let raw = skb.into_raw();
+        self.all.put(at, skb)?;
+        self.top.store(at.wrapping_add(1), Relaxed);
+        Ok(())
+    }
 
-        if slot.cmpxchg(null_mut(), raw, Release).is_ok() {
-            self.top.store(at.wrapping_add(1), Relaxed);
-            return Ok(());
-        }
-        // SAFETY: `cmpxchg()` failed, so the skb is in no slot, and `raw` is still our only
-        // reference. `raw` comes from an `Skb`, so it is not null.
-        Err(unsafe { Skb::from_raw(NonNull::new_unchecked(raw)) })
+    /// Uncharges TCP for all slots of the stack, which have been emptied.
+    fn uncharge(&self) {
+        self.top.store(0, Relaxed);
+        self.all.uncharge();
     }
 
     /// Puts an skb into one of the slots from `top` on, or gives the skb back.
@@ -169,7 +275,7 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
         let end = top.saturating_add(MAX_PROBES).min(N as u32);
 
         for at in top..end {
-            if at >= self.charged.load(Relaxed) && !self.charge(at) {
+            if !self.all.is_charged(at) {
                 return Err(skb);
             }
             match self.put_at(at, skb) {
@@ -185,31 +291,65 @@ impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
     }
 }
 
-impl<const N: usize, const PAGES: isize> Stack<N, PAGES> {
-    /// Charges TCP for the slots up to and including `at`. Returns false and charges nothing if TCP
-    /// would then have more than half of the `min` of `tcp_mem`.
-    #[cold]
-    fn charge(&self, at: u32) -> bool {
-        let (was, want) = (self.charged.load(Relaxed), at.wrapping_add(1));
-        let more = PAGES.saturating_mul(want.saturating_sub(was) as isize);
-
-        let (all, low) = tcp_pages();
-        if all.saturating_add(more) > low / 2 {
-            return false;
+impl<const N: usize, const PAGES: isize> Ring<N, PAGES> {
+    /// Creates an empty ring, of which nothing is taken before it has `least` skbs.
+    fn new(least: usize) -> Self {
+        Self {
+            head: Atomic::new(0),
+            // TRUNCATE: `N` is a few hundred.
+            least: least.min(N) as u32,
+            tail: Line(Atomic::new(0)),
+            all: Slots::new(),
         }
-        // If another context changes `charged` first, the slot may stay uncharged, but no longer
-        // than until the shrinker runs.
-        if more != 0 && self.charged.cmpxchg(was, want, Relaxed).is_ok() {
-            charge_tcp(more);
-        }
-        true
     }
 
-    /// Uncharges TCP for all slots of the stack, which have been emptied.
+    /// Takes the oldest skb, if there are enough.
+    #[inline(always)]
+    fn get(&self) -> Option<Skb> {
+        let head = self.head.load(Relaxed);
+        let there = self.tail.0.load(Relaxed).wrapping_sub(head);
+
+        if there < self.least {
+            return None;
+        }
+        self.get_at(head, there)
+    }
+
+    /// Takes the skb at `head`, behind which the hints say there are `there` skbs.
+    #[inline(never)]
+    fn get_at(&self, head: u32, there: u32) -> Option<Skb> {
+        // TRUNCATE: `N` is a few hundred.
+        if there > N as u32 {
+            // Tasks that were interrupted between reading and writing the hints may have set
+            // `head` past `tail`.
+            self.head.store(self.tail.0.load(Relaxed), Relaxed);
+            return None;
+        }
+        self.head.store(head.wrapping_add(1), Relaxed);
+        self.all.take(head % N as u32)
+    }
+
+    /// Uncharges TCP for all slots of the ring, which have been emptied.
     fn uncharge(&self) {
-        self.top.store(0, Relaxed);
-        let slots = self.charged.xchg(0, Relaxed);
-        charge_tcp(PAGES.saturating_mul(slots as isize).saturating_neg());
+        self.head.store(self.tail.0.load(Relaxed), Relaxed);
+        self.all.uncharge();
+    }
+
+    /// Puts an skb behind the others, or gives the skb back if there is no room or TCP cannot be
+    /// charged with one more.
+    #[inline(never)]
+    fn put(&self, skb: Skb) -> Result<(), Skb> {
+        let tail = self.tail.0.load(Relaxed);
+        // TRUNCATE: `N` is a few hundred.
+        let at = tail % N as u32;
+
+        if tail.wrapping_sub(self.head.load(Relaxed)) >= N as u32 || !self.all.is_charged(at) {
+            return Err(skb);
+        }
+        // If the slot is full, `tail` is wrong, and must go on all the same, or the ring would stay
+        // as it is.
+        self.tail.0.store(tail.wrapping_add(1), Relaxed);
+        self.all.put(at, skb)
     }
 }
 
@@ -243,36 +383,74 @@ struct Kept {
     large: Stack<LARGE_KEPT, { Size::Large.pages() }>,
     /// Skbs of [`Size::Paged`].
     paged: Stack<PAGED_KEPT, { Size::Paged.pages() }>,
+    /// Skbs of [`Size::Large`] that another CPU has emptied.
+    large_from_afar: Ring<LARGE_FROM_AFAR, { Size::Large.pages() }>,
+    /// Skbs of [`Size::Paged`] that another CPU has emptied.
+    paged_from_afar: Ring<PAGED_FROM_AFAR, { Size::Paged.pages() }>,
     /// How many pages TCP is charged with that belong to no socket.
     pages: Atomic<u32>,
 }
 
 impl Kept {
-    /// Creates an empty set.
-    fn new() -> Self {
+    /// Creates an empty set, in which skbs from other CPUs are used after `distance` bytes of such
+    /// skbs.
+    fn new(distance: usize) -> Self {
         Self {
             small: Stack::new(),
             large: Stack::new(),
             paged: Stack::new(),
+            large_from_afar: Ring::new(distance / Size::Large.whole()),
+            paged_from_afar: Ring::new(distance / Size::Paged.whole()),
             pages: Atomic::new(0),
         }
     }
 
-    /// Keeps an skb of [`Size::Paged`], or gives back an skb of no known size.
+    /// Keeps an skb of [`Size::Paged`], or gives back an skb of no known size. `afar` says whether
+    /// another CPU than the one whose `self` is has emptied it.
     #[inline(never)]
-    fn put_paged(&self, mut skb: Skb) -> Result<(), Skb> {
-        if skb.recycle_pages() {
-            self.paged.push(skb)
-        } else {
+    fn put_paged(&self, mut skb: Skb, afar: bool) -> Result<(), Skb> {
+        if !skb.recycle_pages() {
             Err(skb)
+        } else if afar {
+            self.paged_from_afar.put(skb)
+        } else {
+            self.paged.push(skb)
         }
+    }
+
+    /// Returns for how many slots `f` returns true.
+    fn count(&self, f: fn(&Slot) -> bool) -> usize {
+        let all: [&[Slot]; 5] = [
+            &self.small.all.slots,
+            &self.large.all.slots,
+            &self.paged.all.slots,
+            &self.large_from_afar.all.slots,
+            &self.paged_from_afar.all.slots,
+        ];
+
+        all.into_iter().flatten().filter(|slot| f(slot)).count()
+    }
+
+    /// Frees all skbs, and uncharges TCP for all that was kept. Returns how many skbs were freed.
+    fn free(&self) -> usize {
+        let freed = self.count(free);
+
+        self.small.uncharge();
+        self.large.uncharge();
+        self.paged.uncharge();
+        self.large_from_afar.uncharge();
+        self.paged_from_afar.uncharge();
+        charge_tcp((self.pages.xchg(0, Relaxed) as isize).saturating_neg());
+        freed
     }
 
     /// Returns whether anything that this CPU keeps is charged to TCP.
     fn is_charged(&self) -> bool {
-        self.small.charged.load(Relaxed)
-            | self.large.charged.load(Relaxed)
-            | self.paged.charged.load(Relaxed)
+        self.small.all.charged.load(Relaxed)
+            | self.large.all.charged.load(Relaxed)
+            | self.paged.all.charged.load(Relaxed)
+            | self.large_from_afar.all.charged.load(Relaxed)
+            | self.paged_from_afar.all.charged.load(Relaxed)
             | self.pages.load(Relaxed)
             != 0
     }
@@ -303,7 +481,7 @@ fn take_from(slot: &Slot) -> Option<Skb> {
         return None;
     }
     let skb = NonNull::new(slot.xchg(null_mut(), Acquire))?;
-    // SAFETY: `Stack::push` put the skb there and gave up its reference, and `xchg()` took the skb
+    // SAFETY: `Slots::put` put the skb there and gave up its reference, and `xchg()` took the skb
     // out, so nobody else has a reference.
     Some(unsafe { Skb::from_raw(skb) })
 }
@@ -317,8 +495,8 @@ pub(crate) fn get(size: Size) -> Option<Skb> {
     here()
         .and_then(|kept| match size {
             Size::Small => kept.small.pop(),
-            Size::Large => kept.large.pop(),
-            Size::Paged => kept.paged.pop(),
+            Size::Large => kept.large_from_afar.get().or_else(|| kept.large.pop()),
+            Size::Paged => kept.paged_from_afar.get().or_else(|| kept.paged.pop()),
         })
         .or_else(|| Skb::new(size))
 }
@@ -327,13 +505,16 @@ pub(crate) fn get(size: Size) -> Option<Skb> {
 #[inline(always)]
 pub(crate) fn put(mut skb: Skb) {
     let size = skb.recycle();
+    let owner = skb.cpu();
 
-    if let Some(kept) = kept().get(skb.cpu()) {
+    if let Some(kept) = kept().get(owner) {
+        let afar = owner != this_cpu();
         // An skb for which there is no place is freed.
         let _ = match size {
             Some(Size::Small) => kept.small.push(skb),
+            Some(Size::Large) if afar => kept.large_from_afar.put(skb),
             Some(Size::Large) => kept.large.push(skb),
-            _ => kept.put_paged(skb),
+            _ => kept.put_paged(skb, afar),
         };
     }
 }
@@ -341,11 +522,27 @@ pub(crate) fn put(mut skb: Skb) {
 /// Returns what this CPU keeps.
 #[inline(always)]
 fn here() -> Option<&'static Kept> {
-    // SAFETY: `raw_smp_processor_id()` has no requirements. The task may move to another CPU
-    // meanwhile, but a stale number does no harm.
-    let cpu = unsafe { bindings::raw_smp_processor_id() };
+    kept().get(this_cpu())
+}
 
-    kept().get(cpu as usize)
+/// Returns the number of this CPU. The task may move to another CPU meanwhile, but a stale number
+/// does no harm here.
+#[inline(always)]
+fn this_cpu() -> usize {
+    // SAFETY: `raw_smp_processor_id()` has no requirements.
+    unsafe { bindings::raw_smp_processor_id() as usize }
+}
+
+/// Returns how many bytes of skbs must have come from other CPUs before one of them is used again:
+/// enough to replace all that the second-level caches of two CPUs hold, twice. If the size of the
+/// caches is not known, this is [`MOST_DISTANCE`]. May sleep.
+fn distance() -> usize {
+    // SAFETY: `tcp_friends_l2_size()` takes `cpus_read_lock()`: this context may sleep, and holds no
+    // lock, since it is that of the module's initialization.
+    match unsafe { bindings::tcp_friends_l2_size() } as usize {
+        0 => MOST_DISTANCE,
+        size => size.saturating_mul(4).clamp(LEAST_DISTANCE, MOST_DISTANCE),
+    }
 }
 
 /// Keeps `pages` pages that a socket was charged with and no longer needs. From here on they belong
@@ -374,17 +571,6 @@ pub(super) fn get_pages(pages: u32) -> bool {
     })
 }
 
-/// Returns for how many slots of all CPUs `f` returns true.
-fn count_slots(f: fn(&Slot) -> bool) -> usize {
-    let mut n = 0usize;
-    for kept in kept() {
-        n = n.wrapping_add(kept.small.slots.iter().filter(|slot| f(slot)).count());
-        n = n.wrapping_add(kept.large.slots.iter().filter(|slot| f(slot)).count());
-        n = n.wrapping_add(kept.paged.slots.iter().filter(|slot| f(slot)).count());
-    }
-    n
-}
-
 /// Frees the skb in a slot. Returns whether there was one.
 #[inline(never)]
 fn free(slot: &Slot) -> bool {
@@ -394,15 +580,27 @@ fn free(slot: &Slot) -> bool {
 /// Frees all cached skbs, and uncharges TCP for all that was kept. Returns how many skbs were
 /// freed.
 fn free_all() -> usize {
-    let freed = count_slots(free);
+    kept().iter().map(Kept::free).sum()
+}
 
-    for kept in kept() {
-        kept.small.uncharge();
-        kept.large.uncharge();
-        kept.paged.uncharge();
-        charge_tcp((kept.pages.xchg(0, Relaxed) as isize).saturating_neg());
+/// Frees what one CPU keeps, but no more than that in a jiffy, since this may be called with a
+/// spinlock held. Called when a slot cannot be charged: most of what is charged may be of slots
+/// that were needed once, or on other CPUs.
+fn free_some() {
+    /// When this function has freed something last, in jiffies.
+    static LAST: Atomic<u32> = Atomic::new(0);
+    let (now, last) = (tcp_jiffies32(), LAST.load(Relaxed));
+
+    if now != last && LAST.cmpxchg(last, now, Relaxed).is_ok() {
+        let cpus = kept();
+        // A CPU after the other is freed, as jiffies pass.
+        if let Some(kept) = (now as usize)
+            .checked_rem(cpus.len())
+            .and_then(|cpu| cpus.get(cpu))
+        {
+            kept.free();
+        }
     }
-    freed
 }
 
 /// Frees all that is kept if TCP now has more pages than the `min` of `tcp_mem`: the limit may have
@@ -424,7 +622,9 @@ unsafe extern "C" fn count(
     _: *mut bindings::shrinker,
     _: *mut bindings::shrink_control,
 ) -> c_ulong {
-    match count_slots(|slot| !slot.load(Relaxed).is_null()) {
+    let is_full = |slot: &Slot| !slot.load(Relaxed).is_null();
+
+    match kept().iter().map(|kept| kept.count(is_full)).sum() {
         // Without skbs there may still be a charge. The shrinker calls `scan` only for a count that
         // is not 0, and `scan` uncharges TCP.
         0 if kept().iter().any(Kept::is_charged) => 1,
@@ -460,10 +660,10 @@ unsafe impl Sync for Registration {}
 impl Registration {
     /// Creates the cache and registers the shrinker. May sleep.
     pub(crate) fn new() -> Result<Self> {
-        let cpus = nr_cpu_ids() as usize;
+        let (cpus, distance) = (nr_cpu_ids() as usize, distance());
         let mut all = KVVec::with_capacity(cpus, GFP_KERNEL)?;
         for _ in 0..cpus {
-            all.push(Kept::new(), GFP_KERNEL)?;
+            all.push(Kept::new(distance), GFP_KERNEL)?;
         }
         // SAFETY: The name is a valid string without format directives, and this context may sleep.
         let shrinker = unsafe { bindings::shrinker_alloc(0, c"tcp_friends".as_char_ptr()) };

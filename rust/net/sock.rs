@@ -684,6 +684,25 @@ impl Sock {
         }
     }
 
+    /// Charges `size` bytes that were added to an skb of the receive queue, as
+    /// `skb_set_owner_r()` does for a whole skb.
+    ///
+    /// # Safety
+    ///
+    /// The caller has exclusive access to the socket's state, and has scheduled `size` bytes for
+    /// the socket. The skb is charged to the socket, and its truesize has grown by `size`.
+    pub(super) unsafe fn charge_more(&self, size: u32) {
+        let sk = self.raw();
+        // SAFETY: `self` is a valid socket, and the counter is atomic. By the function's safety
+        // requirements, nobody else writes the account; others read it with `READ_ONCE()`.
+        // TRUNCATE: `size` is at most the size of an skb, which fits an `i32`.
+        unsafe {
+            bindings::atomic_add(size as i32, addr_of_mut!((*sk).sk_backlog.rmem_alloc));
+            let account = addr_of_mut!((*sk).sk_forward_alloc);
+            account.write_volatile(account.read().wrapping_sub(size as i32));
+        }
+    }
+
     /// Uncharges an skb of `size` bytes that was taken off the receive queue, as `sock_rfree()`
     /// does.
     ///

@@ -29,7 +29,8 @@ use super::{
 ///
 /// # Invariants
 ///
-/// For all of `'a`, the current context owns the socket, or holds its spinlock while no task owns
+/// For all of `'a`, the current context owns the socket, or holds its spinlock while no task but a
+/// [`Reading`](super::lock::Reading) owns
 /// the socket. So no other context writes the fields of the state, and none reads them except
 /// where the C side uses `READ_ONCE()`.
 pub(crate) struct Tcp<'a>(&'a Sock, NotThreadSafe);
@@ -39,8 +40,8 @@ impl<'a> Tcp<'a> {
     ///
     /// # Safety
     ///
-    /// For all of `'a`, the current context owns `sock`, or holds its spinlock while no task owns
-    /// `sock`.
+    /// For all of `'a`, the current context owns `sock`, or holds its spinlock while no task but a
+    /// [`Reading`](super::lock::Reading) owns `sock`.
     pub(super) unsafe fn new(sock: &'a Sock) -> Self {
         // INVARIANT: The function's safety requirements are the type's invariants.
         Self(sock, NotThreadSafe)

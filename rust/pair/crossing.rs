@@ -269,8 +269,8 @@ fn with<R>(f: impl FnOnce(&mut SharedPaths) -> R) -> R {
 ///
 /// # Invariants
 ///
-/// While `linked` is true, this value is in the list of the pairs with the path `shared`, and `shared` is
-/// in the trees. The spinlock protects this invariant and the cells.
+/// While `linked` is true, this value is in the list of the pairs with the path `shared`, and
+/// `shared` is in the trees. The spinlock protects this invariant and the cells.
 pub(crate) struct Crossing {
     shared: Arc<SharedPath>,
     /// The value of [`Path::since`] of this pair's own path.
@@ -327,10 +327,10 @@ impl Crossing {
         self.shared.checks_all.load(Relaxed)
     }
 
-    /// Puts this value into the list of its path, and calls `publish`, which makes the sockets point
-    /// to the pair. If `publish` returns false, this value is taken out of the list again. Nothing is
-    /// put there if a device of the path has changed since the device was noted, or if there is no
-    /// memory. Returns whether this value is in the list. Takes the spinlock.
+    /// Puts this value into the list of its path, and calls `publish`, which makes the sockets
+    /// point to the pair. If `publish` returns false, this value is taken out of the list again.
+    /// Nothing is put there if a device of the path has changed since the device was noted, or if
+    /// there is no memory. Returns whether this value is in the list. Takes the spinlock.
     ///
     /// The race with the notifier that reports that a device goes: the notifier changes the count
     /// of the device, and then takes the spinlock to search the pairs. If the notifier has taken
@@ -362,8 +362,8 @@ impl Crossing {
                 if let Some(next) = unsafe { first.as_ref() } {
                     next.prev.set(self);
                 }
-                // INVARIANT: The spinlock is held, and `self` becomes the head of the list of `shared`
-                // below. `shared` is in the trees: it had a pair, or was inserted above.
+                // INVARIANT: The spinlock is held, and `self` becomes the head of the list of
+                // `shared` below. `shared` is in the trees: it had a pair, or was inserted above.
                 self.linked.set(true);
                 self.shared.first.set(self);
                 let published = publish();

@@ -368,8 +368,8 @@ pub(crate) fn is_data_and_fin(head: &Head<'_>) -> bool {
 /// A receiver therefore holds at most one skb more than its buffer allows. If memory is short
 /// ([`Sock::is_short_of_memory`]), the limit is half of the buffer, because
 /// `__tcp_select_window()` offers no more then. For a receiver with a cgroup, which may have passed
-/// `memory.max`, the limit is then [`MIN_RECEIVE`] at most: a charge that is made with a spinlock held
-/// may exceed `memory.max`, so nothing else would stop the sender.
+/// `memory.max`, the limit is then [`MIN_RECEIVE`] at most: a charge that is made with a spinlock
+/// held may exceed `memory.max`, so nothing else would stop the sender.
 #[inline(always)]
 pub(crate) fn has_room(sock: &Sock) -> bool {
     // A shift: the size of a buffer is not negative, which the compiler does not know.

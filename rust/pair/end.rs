@@ -18,6 +18,7 @@ use kernel::sync::{
 use crate::{
     net::{
         tcp_jiffies32,
+        BeingRead,
         Rcu,
         Sock,
         Tcp, //
@@ -50,6 +51,8 @@ pub(crate) struct End {
     /// Whether the write queue is being pushed, and what the `xmit` hook then returns, as
     /// [`Pushing`].
     pushing: Atomic<i8>,
+    /// Names the socket while it is owned by a task that reads from it in place.
+    being_read: BeingRead,
     /// The end's `rcv_nxt` when its oldest segment in flight was sent.
     acked: Atomic<u32>,
     /// The route ([`Sock::route_id`]) that was last found to lead where the friends are.
@@ -95,6 +98,7 @@ impl End {
             waiting: Atomic::new(false),
             releasing: Atomic::new(false),
             pushing: Atomic::new(Pushing::Not as i8),
+            being_read: BeingRead::new(),
             acked: Atomic::new(sock.peek_rcv_nxt()),
             route: Atomic::new(NO_ROUTE),
             first_device: Atomic::new(0),
@@ -149,6 +153,12 @@ impl End {
     /// caller holds the spinlock of this end.
     pub(crate) fn set_releasing(&self, releasing: bool) {
         self.releasing.store(releasing, Relaxed);
+    }
+
+    /// Returns what says whether the socket is being read in place.
+    #[inline(always)]
+    pub(crate) fn being_read(&self) -> &BeingRead {
+        &self.being_read
     }
 
     /// Returns the question whether the wire still carries what this end sends.

@@ -67,8 +67,8 @@ impl Fallbacks {
     }
 }
 
-/// Counts data of `sock` that was moved: `bytes` bytes, as `skbs` new skbs. `member` is the view of `sock`. The caller has exclusive
-/// access to `sock`.
+/// Counts data of `sock` that was moved: `bytes` bytes, as `skbs` new skbs. `member` is the view of
+/// `sock`. The caller has exclusive access to `sock`.
 #[inline(always)]
 pub(crate) fn moved(sock: &Sock, member: &Member<'_>, bytes: u32, skbs: u32) {
     if cfg!(tcp_friends_without = "counters") {
