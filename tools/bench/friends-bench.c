@@ -73,11 +73,13 @@
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include <linux/errqueue.h>
+#include <linux/io_uring.h>
 
 #define MAX_REPS	101
 #define MAX_SIZE	(64UL << 20)
@@ -90,10 +92,10 @@ static const char * const transport_names[] = { "tcp", "tcp6", "unix", "pipe", "
 static const char * const test_names[] = { "rr", "stream", "crr", "connect", NULL };
 
 /* How a message is written. */
-enum by { WRITE, MORE, CORK, SENDFILE, SPLICE, ZEROCOPY };
+enum by { WRITE, MORE, CORK, SENDFILE, SPLICE, ZEROCOPY, URING, URING_ZEROCOPY };
 
 static const char * const by_names[] = {
-	"write", "more", "cork", "sendfile", "splice", "zerocopy", NULL
+	"write", "more", "cork", "sendfile", "splice", "zerocopy", "uring", "uring-zerocopy", NULL
 };
 
 static struct {
@@ -251,6 +253,93 @@ static void barrier(struct side *s)
 	get(s->ctl_in, &c, 1);
 }
 
+/* The io_uring of this process, which has one request at a time */
+static struct {
+	int fd;
+	struct io_uring_sqe *sqe;	/* of slot 0, as every request */
+	struct io_uring_cqe *cqes;
+	uint32_t *sq_tail, *cq_head, *cq_tail, cq_mask;
+} ring;
+
+static void *ring_map(off_t at, size_t size)
+{
+	void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring.fd,
+			 at);
+
+	if (map == MAP_FAILED)
+		die("io_uring: %s.", strerror(errno));
+	return map;
+}
+
+static void ring_open(void)
+{
+	struct io_uring_params p = {};
+	size_t sq, cq;
+	char *map;
+
+	ring.fd = syscall(SYS_io_uring_setup, 1, &p);
+	if (ring.fd < 0)
+		die("io_uring_setup: %s.", strerror(errno));
+	sq = p.sq_off.array + p.sq_entries * sizeof(uint32_t);
+	cq = p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe);
+	map = ring_map(IORING_OFF_SQ_RING, sq > cq ? sq : cq);
+	ring.sqe = ring_map(IORING_OFF_SQES, p.sq_entries * sizeof(*ring.sqe));
+	ring.cqes = (void *)(map + p.cq_off.cqes);
+	ring.sq_tail = (void *)(map + p.sq_off.tail);
+	ring.cq_head = (void *)(map + p.cq_off.head);
+	ring.cq_tail = (void *)(map + p.cq_off.tail);
+	ring.cq_mask = *(uint32_t *)(map + p.cq_off.ring_mask);
+	*(uint32_t *)(map + p.sq_off.array) = 0;
+}
+
+/* Wait for a completion, and take it. */
+static struct io_uring_cqe ring_next(unsigned int submit)
+{
+	struct io_uring_cqe cqe;
+	uint32_t head = *ring.cq_head;
+
+	if (syscall(SYS_io_uring_enter, ring.fd, submit, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+		die("io_uring_enter: %s.", strerror(errno));
+	if (head == __atomic_load_n(ring.cq_tail, __ATOMIC_ACQUIRE))
+		die("io_uring has completed nothing.");
+	cqe = ring.cqes[head & ring.cq_mask];
+	__atomic_store_n(ring.cq_head, head + 1, __ATOMIC_RELEASE);
+	return cqe;
+}
+
+/* Send or receive by io_uring, as send() and recv() do. */
+static ssize_t ring_call(int opcode, int fd, char *buf, size_t len)
+{
+	struct io_uring_cqe cqe;
+
+	if (!ring.sqe)
+		ring_open();
+	*ring.sqe = (struct io_uring_sqe){
+		.opcode = opcode, .fd = fd, .addr = (uintptr_t)buf, .len = len,
+	};
+	__atomic_store_n(ring.sq_tail, *ring.sq_tail + 1, __ATOMIC_RELEASE);
+	cqe = ring_next(1);
+	/* A second completion says that the pages are free again. */
+	if (cqe.flags & IORING_CQE_F_MORE)
+		ring_next(0);
+	if (cqe.res < 0) {
+		errno = -cqe.res;
+		return -1;
+	}
+	return cqe.res;
+}
+
+static bool by_uring(void)
+{
+	return opt.by == URING || opt.by == URING_ZEROCOPY;
+}
+
+/* Read what is there, in the way of --by. */
+static ssize_t read_by(int fd, char *buf, size_t len)
+{
+	return by_uring() ? ring_call(IORING_OP_RECV, fd, buf, len) : read(fd, buf, len);
+}
+
 /*
  * In the checked messages, every byte tells its position.
  */
@@ -280,28 +369,6 @@ static void get_checked(struct side *s)
 /*
  * These are the operations. A checked one is never timed.
  */
-
-static void rr(struct side *s, uint64_t n, bool checked)
-{
-	while (n--) {
-		if (s->client) {
-			if (checked)
-				put_checked(s);
-			else
-				put(s->out, s->buf, opt.size);
-		}
-		if (checked)
-			get_checked(s);
-		else
-			get(s->in, s->buf, opt.size);
-		if (!s->client) {
-			if (checked)
-				put_checked(s);
-			else
-				put(s->out, s->buf, opt.size);
-		}
-	}
-}
 
 static void set_nodelay(struct side *s, int on)
 {
@@ -412,6 +479,46 @@ static void put_by(struct side *s, uint64_t number)
 		if (number % 16 == 0)
 			reap(s, false);
 		break;
+	case URING:
+		WHOLE(ring_call(IORING_OP_SEND, s->out, s->buf + done, opt.size - done),
+		      done, opt.size, "send");
+		break;
+	case URING_ZEROCOPY:
+		WHOLE(ring_call(IORING_OP_SEND_ZC, s->out, s->buf + done, opt.size - done),
+		      done, opt.size, "send");
+		break;
+	}
+}
+
+static void put_one(struct side *s, bool checked)
+{
+	if (checked)
+		put_checked(s);
+	else
+		put_by(s, 0);
+}
+
+static void get_one(struct side *s, bool checked)
+{
+	size_t done;
+
+	if (checked)
+		get_checked(s);
+	else if (by_uring())
+		WHOLE(ring_call(IORING_OP_RECV, s->in, s->buf + done, opt.size - done),
+		      done, opt.size, "recv")
+	else
+		get(s->in, s->buf, opt.size);
+}
+
+static void rr(struct side *s, uint64_t n, bool checked)
+{
+	while (n--) {
+		if (s->client)
+			put_one(s, checked);
+		get_one(s, checked);
+		if (!s->client)
+			put_one(s, checked);
 	}
 }
 
@@ -434,7 +541,7 @@ static void stream_read(struct side *s, uint64_t n, bool checked)
 		get_checked(s);
 	while (!checked && left) {
 		size_t len = left < opt.size ? left : opt.size;
-		ssize_t got = read(s->in, s->buf, len);
+		ssize_t got = read_by(s->in, s->buf, len);
 
 		if (got < 0)
 			die("read: %s.", strerror(errno));
@@ -863,13 +970,15 @@ static void usage(FILE *f)
 	      "                     [--netns CLIENT,SERVER --address IPV4 [--published IPV4]]\n"
 	      "                     [--idle CONNECTIONS]\n"
 	      "                     [--pairs N] [--busy-poll MICROSECONDS] [--json]\n"
-	      "                     [--by write|more|cork|sendfile|splice|zerocopy]\n"
+	      "                     [--by write|more|cork|sendfile|splice|zerocopy|\n"
+	      "                           uring|uring-zerocopy]\n"
 	      "\n"
 	      "Prints nanoseconds per operation, the median over the repetitions. Defaults:\n"
 	      "1 byte, 1000 operations, a quarter of them before as a warm-up (but 64 at\n"
 	      "least), 5 repetitions, any port, any CPU, 600 seconds. With --time, as many\n"
 	      "operations as take that long, --count at most. --netns takes two files. --by\n"
-	      "is for stream: more and cork write a message as two halves.\n", f);
+	      "is for stream, and uring for rr, too: more and cork write a message as two\n"
+	      "halves, uring sends and receives with one request of io_uring at a time.\n", f);
 }
 
 static int name_of(const char *arg, const char * const *names, const char *what)
@@ -1019,10 +1128,13 @@ static void parse(int argc, char **argv)
 		die("--idle is for connections.");
 	if (opt.transport == UDP && opt.test != RR)
 		die("UDP loses what does not fit: rr only.");
-	if (opt.by != WRITE && (opt.test != STREAM || opt.transport == PIPE))
-		die("--by %s is for a stream over sockets.", by_names[opt.by]);
-	if ((opt.by == CORK || opt.by == ZEROCOPY) && opt.transport == UNIX)
-		die("AF_UNIX knows no %s.", opt.by == CORK ? "TCP_CORK" : "MSG_ZEROCOPY");
+	if (opt.by != WRITE && (opt.transport == PIPE || opt.transport == UDP))
+		die("--by %s is for connections.", by_names[opt.by]);
+	if (opt.by != WRITE && opt.test != STREAM && !(by_uring() && opt.test == RR))
+		die("--by %s is for a stream, or for rr with io_uring.", by_names[opt.by]);
+	if ((opt.by == CORK || opt.by == ZEROCOPY || opt.by == URING_ZEROCOPY) &&
+	    opt.transport == UNIX)
+		die("AF_UNIX knows no %s.", opt.by == CORK ? "TCP_CORK" : "zero-copy");
 	if ((opt.by == MORE || opt.by == CORK) && opt.size < 2)
 		die("--by %s needs two bytes at least.", by_names[opt.by]);
 	if (opt.busy_poll && !has_connection())

@@ -59,6 +59,9 @@ VARIANTS = {
     "stream-sendfile": ("stream", ["--nodelay", "--by", "sendfile"], [4096, 65536], SOCKETS),
     "stream-splice": ("stream", ["--nodelay", "--by", "splice"], [4096, 65536], SOCKETS),
     "stream-zerocopy": ("stream", ["--nodelay", "--by", "zerocopy"], [4096, 65536], TCP),
+    "rr-uring": ("rr", ["--by", "uring"], [1, 16384], SOCKETS),
+    "stream-uring": ("stream", ["--nodelay", "--by", "uring"], [4096, 65536], SOCKETS),
+    "stream-uring-zc": ("stream", ["--nodelay", "--by", "uring-zerocopy"], [4096, 65536], TCP),
     "rr-busy-poll": ("rr", ["--busy-poll", "200"], [1, 1024], TCP),
 }
 CELLS = [*COUNTS, *((name, size) for name, v in VARIANTS.items() for size in v[2])]

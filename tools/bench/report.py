@@ -61,7 +61,8 @@ def main():
             table(rows, mode)
     print("\nstream sets TCP_NODELAY, stream-nagle does not.")
     print("rr-busy-poll sets SO_BUSY_POLL; stream-more, -cork, -sendfile, -splice and"
-          "\n-zerocopy write each message so.\n")  # fmt: skip
+          "\n-zerocopy write each message so; -uring sends and receives with io_uring, and"
+          "\n-uring-zc sends with its zero-copy.\n")  # fmt: skip
 
 
 main()
