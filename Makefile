@@ -14,6 +14,7 @@ help:
 	@echo '  test           every check: lint, KUnit, selftests in a guest'
 	@echo '  bench          measure all, into build/bench.json; also between containers'
 	@echo '  bench-check    compare with the kept figures, and measure what others pay'
+	@echo '  bench-native   cycles of the real processor, by a kernel that is a process of it'
 	@echo '  bench-scaling  many pairs at once, and one beside 50,000 idle connections'
 	@echo '  bench-apps     redis, nginx, netperf, ... by the clock, against their bounds'
 	@echo '  bench-plots    draw build/bench.json: Documentation/bench-*.svg'
@@ -57,6 +58,10 @@ bench:
 .PHONY: bench-check
 bench-check:
 	@tools/bench/check
+
+.PHONY: bench-native
+bench-native:
+	@tools/bench/native
 
 .PHONY: bench-scaling
 bench-scaling:
