@@ -126,5 +126,6 @@ pub(crate) use sysctl::{
 };
 pub(crate) use tcp::{
     tcp_jiffies32,
-    Tcp, //
+    Tcp,
+    HZ, //
 };

@@ -20,7 +20,8 @@ use super::{
     skb_cache,
     tcp::{
         tcp_jiffies32,
-        Tcp, //
+        Tcp,
+        HZ, //
     },
 };
 
@@ -36,8 +37,8 @@ const MEASURED: u32 = 4096;
 const TICK: u32 = 1000 << 3;
 
 /// `TCP_ATO_MIN`, in jiffies, which is no constant for bindgen.
-const ATO_MIN: u32 = if bindings::HZ >= 100 {
-    bindings::HZ / 25
+const ATO_MIN: u32 = if HZ >= 100 {
+    HZ / 25
 } else {
     4
 };

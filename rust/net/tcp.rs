@@ -546,6 +546,10 @@ impl<'a> Tcp<'a> {
     }
 }
 
+/// The number of jiffies in a second. In the bindings `HZ` is what programs see, since bindgen takes
+/// the first of the two definitions.
+pub(crate) const HZ: u32 = bindings::CONFIG_HZ;
+
 /// Returns TCP's clock, which counts jiffies (`tcp_jiffies32`).
 pub(crate) fn tcp_jiffies32() -> u32 {
     // SAFETY: `jiffies` is a word that only the timer tick writes. TRUNCATE: The C macro truncates

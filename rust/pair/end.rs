@@ -21,7 +21,8 @@ use crate::{
         BeingRead,
         Rcu,
         Sock,
-        Tcp, //
+        Tcp,
+        HZ, //
     },
     netns::Namespace,
     pair::{
@@ -259,8 +260,8 @@ impl End {
     }
 }
 
-const US_PER_JIFFY: u32 = 1_000_000 / kernel::bindings::HZ;
+const US_PER_JIFFY: u32 = 1_000_000 / HZ;
 
 /// The longest time, in jiffies, over which a rate is sampled: two seconds. A longer time includes
 /// a pause, which says nothing about the rate.
-const LONGEST: u32 = 2 * kernel::bindings::HZ;
+const LONGEST: u32 = 2 * HZ;

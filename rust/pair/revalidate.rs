@@ -47,7 +47,8 @@ use crate::{
         },
         tcp_jiffies32,
         Mark,
-        Tcp, //
+        Tcp,
+        HZ, //
     },
     pair::Member, //
 };
@@ -248,7 +249,7 @@ impl<'a> Revalidator<'a> {
 
 /// How often a direction looks at its interval, in jiffies. A changed interval is known everywhere
 /// after this time.
-const LOOK_EVERY: u32 = kernel::bindings::HZ / 4;
+const LOOK_EVERY: u32 = HZ / 4;
 
 /// Returns the time to record for a look at `now`, when `since` of `interval` has passed.
 ///
