@@ -18,7 +18,11 @@ use kernel::{
 };
 
 use crate::{
-    net::Net,
+    net::{
+        tcp_jiffies32,
+        Net,
+        HZ, //
+    },
     stats::{
         Counter,
         Counters, //
@@ -27,6 +31,10 @@ use crate::{
 
 /// The default interval at which the wire is asked, in ms.
 const REVALIDATE_MS: u32 = 1000;
+
+/// The number of writers of a namespace that may wait for room in vain in one second. As many may
+/// wait at the same time.
+const MOST_IN_VAIN: i32 = 8;
 
 /// The value of `net.ipv4.tcp_friends` for strict mode.
 pub(crate) const STRICT: i8 = 2;
@@ -56,6 +64,11 @@ pub(crate) struct Namespace {
     pub(crate) revalidate_ms: Atomic<u32>,
     /// `revalidate_ms` in jiffies.
     pub(crate) revalidate: Atomic<u32>,
+    /// How many writers have begun to wait for room since `waits_since`, without those whose readers
+    /// have made room at once.
+    waits: Atomic<i32>,
+    /// A time in jiffies.
+    waits_since: Atomic<u32>,
     counters: Counters,
 }
 
@@ -67,6 +80,8 @@ impl Namespace {
             switch: Atomic::new(0),
             revalidate_ms: Atomic::new(REVALIDATE_MS),
             revalidate: Atomic::new(jiffies(REVALIDATE_MS)),
+            waits: Atomic::new(0),
+            waits_since: Atomic::new(tcp_jiffies32()),
             counters: Counters::new()?,
         })
     }
@@ -92,6 +107,32 @@ impl Namespace {
     #[inline]
     pub(crate) fn is_strict(&self) -> bool {
         self.switch.load(Relaxed) == STRICT
+    }
+
+    /// Charges a writer of the namespace that begins to wait for room, and returns whether it may:
+    /// too many may have waited in vain in this second ([`MOST_IN_VAIN`]). May be called in any
+    /// context.
+    ///
+    /// A new second begins with the first charge after the last one is over. What is taken back of
+    /// the charges of the last second counts in the new one, so up to twice as many may wait.
+    pub(crate) fn begin_wait(&self) -> bool {
+        let now = tcp_jiffies32();
+
+        if now.wrapping_sub(self.waits_since.load(Relaxed)) >= HZ {
+            self.waits_since.store(now, Relaxed);
+            self.waits.store(0, Relaxed);
+        }
+        if self.waits.fetch_add(1, Relaxed) >= MOST_IN_VAIN {
+            self.waits.fetch_sub(1, Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Takes the charge of [`Self::begin_wait`] back, for a writer that has not waited in vain. May
+    /// be called in any context.
+    pub(crate) fn end_wait(&self) {
+        self.waits.fetch_sub(1, Relaxed);
     }
 
     /// Adds `val` to a counter. May be called in any context.

@@ -160,6 +160,8 @@ named! {
         Skbs = c"skbs",
         /// Times that a sender found its friend full.
         Full = c"full",
+        /// Times that a writer waited for room.
+        Waited = c"waited",
         /// Times that a receiver got data that had waited in its friend's write queue.
         Pulled = c"pulled",
         /// ACKs that were sent because a friend that waits could not be reached.

@@ -459,6 +459,239 @@ TEST_F(backpressure, wire_finds_a_window)
 	EXPECT_CARRIED_ANY();
 }
 
+/* Return for how many ms the processor @cpu has been idle. */
+static uint64_t idle_ms(struct __test_metadata *_metadata, int cpu)
+{
+	uint64_t idle = 0, wait = 0;
+	char line[256], name[16];
+	FILE *f = fopen("/proc/stat", "r");
+
+	ASSERT_NE(NULL, f);
+	snprintf(name, sizeof(name), "cpu%d ", cpu);
+	while (fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, name, strlen(name)))
+			sscanf(line, "%*s %*u %*u %*u %" SCNu64 " %" SCNu64, &idle, &wait);
+	}
+	fclose(f);
+	return (idle + wait) * 1000 / sysconf(_SC_CLK_TCK);
+}
+
+/*
+ * A writer that fills its friend waits for a reader on the same processor. The reader wakes
+ * it at once: with a wake-up by the timer, the processor would be idle most of the time. The
+ * receive buffer then stays small.
+ *
+ * Other work on this processor may make readers late, so one good run in three is enough.
+ */
+TEST_F(backpressure, waits_for_the_reader)
+{
+	const uint64_t all = scaled(256 << 20);
+	uint64_t waited, start, took, idle;
+	int cpu = sched_getcpu(), runs = 0;
+	struct stream out, in;
+	bool good = false;
+
+	run_on(_metadata, cpu);
+	do {
+		if (runs++)
+			connect_anew(_metadata, variant->ends, NULL, &self->client, &self->server);
+		waited = friends_stat("waited");
+		start = now_ms();
+		idle = idle_ms(_metadata, cpu);
+		in = (struct stream){};
+		out = (struct stream){};
+		stream_start(&in, self->server, false, 65536, all);
+		stream_start(&out, self->client, true, 65536, all);
+		stream_join(_metadata, &out);
+		stream_join(_metadata, &in);
+		EXPECT_EQ(0, out.err);
+		EXPECT_EQ(0U, in.left);
+		idle = idle_ms(_metadata, cpu) - idle;
+		took = now_ms() - start;
+		waited = friends_stat("waited") - waited;
+		TH_LOG("waited %" PRIu64 " times; idle for %" PRIu64 " of %" PRIu64 " ms; buffer %u",
+		       waited, idle, took, meminfo(_metadata, self->server, SK_MEMINFO_RCVBUF));
+		good = waited > 50 && idle < took / 2 &&
+		       meminfo(_metadata, self->server, SK_MEMINFO_RCVBUF) <= 2 << 20;
+	} while (variant->friends && !slow() && !good && runs < 3);
+	if (!variant->friends)
+		EXPECT_EQ(0U, waited);
+	if (variant->friends && !slow())
+		EXPECT_TRUE(good);
+	EXPECT_CARRIED(runs * all);
+}
+
+/* Write a block, unless there is no room for it. Return how many bytes were written. */
+static size_t write_block(struct __test_metadata *_metadata, int fd)
+{
+	static const char buf[16384];
+
+	if (!wait_for(fd, POLLOUT, 0))
+		return 0;
+	EXPECT_EQ((ssize_t)sizeof(buf), send(fd, buf, sizeof(buf), MSG_NOSIGNAL));
+	return sizeof(buf);
+}
+
+/* Do so until a writer has waited. Return how many bytes were written. */
+static uint64_t until_waited(struct __test_metadata *_metadata, int fd)
+{
+	uint64_t waited = friends_stat("waited"), sent = 0;
+	size_t n = 1;
+
+	while (n && friends_stat("waited") == waited) {
+		n = write_block(_metadata, fd);
+		sent += n;
+	}
+	return sent;
+}
+
+/* Read a large block from @server on this processor. */
+static void read_here(struct __test_metadata *_metadata, int client, int server)
+{
+	static char buf[65536];
+
+	ASSERT_EQ((ssize_t)sizeof(buf), send(client, buf, sizeof(buf), 0));
+	wait_readable(_metadata, server, sizeof(buf));
+	ASSERT_EQ((ssize_t)sizeof(buf), recv(server, buf, sizeof(buf), 0));
+}
+
+/* Read what is there. Return how many bytes. */
+static uint64_t read_all(struct __test_metadata *_metadata, int fd, uint64_t sent)
+{
+	static char buf[65536];
+	uint64_t got = 0;
+	ssize_t n;
+
+	while (got < sent) {
+		EXPECT_EQ(POLLIN, wait_for(fd, POLLIN, patience(1000)));
+		n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
+		ASSERT_LT(0, n);
+		got += n;
+	}
+	return got;
+}
+
+/*
+ * A reader on this processor that reads only when nothing more fits holds up a few writes, and
+ * then none for a second. Until then, writes take what room there is.
+ */
+TEST_F(backpressure, nobody_reads)
+{
+	uint64_t waited = friends_stat("waited"), start, sent, n;
+	struct spinner spinner;
+	int i;
+
+	run_on(_metadata, sched_getcpu());
+	spinner_start(&spinner);
+	read_here(_metadata, self->client, self->server);
+	start = now_ms();
+	for (i = 0; i < 8; i++) {
+		sent = until_waited(_metadata, self->client);
+		if (variant->friends && !i)
+			EXPECT_EQ(1U, friends_stat("waited") - waited);
+		while ((n = write_block(_metadata, self->client)))
+			sent += n;
+		read_all(_metadata, self->server, sent);
+	}
+	if (variant->friends && now_ms() - start < 1000)
+		EXPECT_GE(4U, friends_stat("waited") - waited);
+	waited = friends_stat("waited");
+	sleep_ms(1100);
+	sent = until_waited(_metadata, self->client);
+	if (variant->friends)
+		EXPECT_EQ(1U, friends_stat("waited") - waited);
+	spinner_stop(&spinner);
+	EXPECT_CARRIED_ANY();
+}
+
+/* Many readers that do not read hold up one writer a few times in a second, not once each. */
+TEST_F(backpressure, many_do_not_read)
+{
+	const int most = 8, n = 8 * most;
+	uint64_t waited = friends_stat("waited"), start = now_ms();
+	int client[n], server[n], i;
+	struct spinner spinner;
+
+	run_on(_metadata, sched_getcpu());
+	spinner_start(&spinner);
+	for (i = 0; i < n; i++) {
+		open_connection(_metadata, variant->ends, NULL, &client[i], &server[i]);
+		read_here(_metadata, client[i], server[i]);
+	}
+	for (i = 0; i < n; i++)
+		until_waited(_metadata, client[i]);
+	spinner_stop(&spinner);
+	TH_LOG("waited %" PRIu64 " times in %" PRIu64 " ms", friends_stat("waited") - waited,
+	       now_ms() - start);
+	EXPECT_GE(most * (2 + (now_ms() - start) / 1000), friends_stat("waited") - waited);
+	if (variant->friends)
+		EXPECT_LE(4U, friends_stat("waited") - waited);
+	for (i = 0; i < n; i++) {
+		close(client[i]);
+		close(server[i]);
+	}
+	EXPECT_CARRIED_ANY();
+}
+
+static void ignore(int sig __maybe_unused)
+{
+}
+
+/* A signal ends the wait of a writer, and no byte is lost or written twice. */
+TEST_F(backpressure, signal_while_waiting)
+{
+	const struct sigaction action = { .sa_handler = ignore };
+	const uint64_t all = scaled(64 << 20);
+	uint64_t waited = friends_stat("waited");
+	struct stream out = {}, in = { .check = true };
+
+	ASSERT_EQ(0, sigaction(SIGUSR1, &action, NULL));
+	run_on(_metadata, sched_getcpu());
+	read_here(_metadata, self->client, self->server);
+	stream_start(&in, self->server, false, 65536, all);
+	stream_start(&out, self->client, true, 65536, all);
+	while (!stream_over(&in) && !stream_over(&out)) {
+		pthread_kill(out.thread, SIGUSR1);
+		usleep(300);
+	}
+	stream_join(_metadata, &out);
+	stream_join(_metadata, &in);
+	EXPECT_EQ(0, out.err);
+	EXPECT_EQ(0, in.err);
+	EXPECT_FALSE(in.wrong);
+	EXPECT_EQ(0U, in.left);
+	if (variant->friends && !slow())
+		EXPECT_LT(0U, friends_stat("waited") - waited);
+	EXPECT_CARRIED(65536 + all);
+}
+
+/* Several writers of one socket wait together, and all go on. */
+TEST_F(backpressure, writers_wait_together)
+{
+	const uint64_t each = scaled(32 << 20);
+	uint64_t waited = friends_stat("waited");
+	struct stream out[4] = {}, in = {};
+	int i, late = 0;
+
+	run_on(_metadata, sched_getcpu());
+	read_here(_metadata, self->client, self->server);
+	stream_start(&in, self->server, false, 65536, 4 * each);
+	for (i = 0; i < 4; i++)
+		stream_start(&out[i], self->client, true, 32768, each);
+	for (i = 0; i < 4; i++) {
+		stream_join(_metadata, &out[i]);
+		EXPECT_EQ(0U, out[i].left);
+		EXPECT_EQ(0, out[i].err);
+		late += out[i].late;
+	}
+	stream_join(_metadata, &in);
+	EXPECT_EQ(0U, in.left);
+	EXPECT_LE(late, late_allowed(variant->friends, 4 * each / 32768));
+	if (variant->friends && !slow())
+		EXPECT_LT(0U, friends_stat("waited") - waited);
+	EXPECT_CARRIED(65536 + 4 * each);
+}
+
 int main(int argc, char **argv)
 {
 	return friends_main(argc, argv);

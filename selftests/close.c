@@ -753,6 +753,118 @@ TEST_F(close, disconnected_after_a_write)
 	EXPECT_CARRIED(1000);
 }
 
+/*
+ * End connections by @end while a writer has much to write, and a reader on the same processor
+ * reads, so that the writer often waits for room. The writer ends with an error at once.
+ */
+static void end_under_a_writer(struct __test_metadata *_metadata, enum ends ends, bool friends,
+			       void (*end)(struct __test_metadata *_metadata, int client,
+					   int server))
+{
+	int i, client, server, rounds = scaled(20);
+	uint64_t waited = friends_stat("waited");
+	uint64_t state = SEED, start;
+	struct stream out, in;
+
+	run_on(_metadata, sched_getcpu());
+	for (i = 0; i < rounds; i++) {
+		open_connection(_metadata, ends, NULL, &client, &server);
+		out = (struct stream){};
+		in = (struct stream){ .check = i % 2 };
+		stream_start(&out, client, true, 65536, ENDLESS);
+		stream_start(&in, server, false, 65536, ENDLESS);
+		usleep(20000 + prng(&state) % 5000);
+		start = now_ms();
+		end(_metadata, client, server);
+		stream_join(_metadata, &out);
+		EXPECT_GT((uint64_t)patience(1000), now_ms() - start);
+		EXPECT_NE(0, out.err);
+		stream_join(_metadata, &in);
+		EXPECT_FALSE(in.wrong);
+		close(client);
+		close(server);
+	}
+	if (friends && !slow())
+		EXPECT_LT(0U, friends_stat("waited") - waited);
+}
+
+static void end_by_reset(struct __test_metadata *_metadata, int client __maybe_unused,
+			 int server)
+{
+	disconnect(_metadata, server);
+}
+
+static void end_by_shutdown(struct __test_metadata *_metadata, int client,
+			    int server __maybe_unused)
+{
+	EXPECT_EQ(0, shutdown(client, SHUT_WR));
+}
+
+TEST_F(close, reset_under_a_writer)
+{
+	end_under_a_writer(_metadata, variant->ends, variant->friends, end_by_reset);
+	EXPECT_CARRIED_ANY();
+}
+
+TEST_F(close, shut_down_under_a_writer)
+{
+	end_under_a_writer(_metadata, variant->ends, variant->friends, end_by_shutdown);
+	EXPECT_CARRIED_ANY();
+}
+
+/* Write until a write does not write all. */
+static void *write_on(void *arg)
+{
+	static const char buf[16384];
+	struct read_once *w = arg;
+
+	do {
+		w->got = send(w->fd, buf, sizeof(buf), MSG_NOSIGNAL);
+		w->err = errno;
+	} while (w->got == sizeof(buf));
+	return NULL;
+}
+
+/* What a writer of one connection still has to write does not go to the next one. */
+TEST_F(close, disconnected_under_a_writer)
+{
+	const uint64_t before = friends_stat("waited");
+	int i, client, server, went_on = 0, rounds = scaled(20);
+	struct spinner spinner;
+	struct read_once w;
+	uint64_t waited, end;
+
+	run_on(_metadata, sched_getcpu());
+	for (i = 0; i < rounds; i++) {
+		open_connection(_metadata, variant->ends, NULL, &client, &server);
+		send_pattern(_metadata, client, SEED, 0, 65536, 0);
+		wait_readable(_metadata, server, 65536);
+		recv_pattern(_metadata, server, SEED, 0, 65536);
+		waited = friends_stat("waited");
+		spinner_start(&spinner);
+		w = (struct read_once){ .fd = client };
+		ASSERT_EQ(0, pthread_create(&w.thread, NULL, write_on, &w));
+		end = now_ms() + patience(50);
+		while (friends_stat("waited") == waited && now_ms() < end)
+			usleep(200);
+		disconnect(_metadata, client);
+		close(server);
+		server = connect_again(_metadata, client, variant->ends);
+		spinner_stop(&spinner);
+		went_on += wait_for(server, POLLIN, 20) != 0;
+		close(server);
+		pthread_join(w.thread, NULL);
+		if (w.got < 0)
+			EXPECT_TRUE(w.err == EPIPE || w.err == ECONNRESET);
+		close(client);
+	}
+	/* A write may have begun just then, or waited for the socket's lock. */
+	EXPECT_LE(went_on, 1 + rounds / 4);
+	if (variant->friends && !slow())
+		EXPECT_LT(0U, friends_stat("waited") - before);
+	EXPECT_CARRIED_ANY();
+}
+
 int main(int argc, char **argv)
 {
 	return friends_main(argc, argv);

@@ -29,6 +29,7 @@ use crate::{
     },
     pair::{
         eligible,
+        room,
         window,
         Member, //
     },
@@ -51,6 +52,9 @@ pub(crate) fn read(sock: &Sock, caller: Caller<'_>, rcu: Rcu<'_>) -> Read {
     // The read data was uncharged atomically. The barrier orders that before the check of the
     // waiting flag; see the races in `xmit.rs`.
     smp_mb_after_atomic();
+    if member.peer_end().room().is_awaited() {
+        room::has_read(&mut p, &member);
+    }
     if !member.peer_end().is_waiting() {
         // A sender that does not wait checks the receive buffer itself. Only a zero window has to
         // be opened here, since the wire would have reported that to the sender (invariant 3).

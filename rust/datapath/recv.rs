@@ -44,6 +44,8 @@ use crate::{
         LEAST_IN_PLACE, //
     },
     pair::{
+        rcvbuf,
+        room,
         window,
         Member, //
     },
@@ -102,13 +104,16 @@ pub(crate) fn recv(
 fn have_read(caller: Caller<'_>, copied: usize, member: &Member<'_>) {
     let mut p = caller.tcp();
 
-    // `rcv_space_adjust()` uses the clock, which is read for larger skbs only.
+    // `tcp_rcv_space_adjust()` uses the clock, which is read for larger skbs only.
     if copied >= CLOCK_MIN_LEN as usize {
-        p.rcv_space_adjust();
+        rcvbuf::adjust(&mut p, member);
     }
     // The read data was uncharged atomically. The barrier orders that before the check of the
     // waiting flag; see the races in `xmit.rs`.
     smp_mb_after_atomic();
+    if member.peer_end().room().is_awaited() {
+        room::has_read(&mut p, member);
+    }
     if member.peer_end().is_waiting() {
         notify_peer(caller, copied, member.rcu());
     } else if p.ack_scheduled() || window::offered(&p) == 0 {
@@ -122,6 +127,7 @@ fn have_read_in_place(
     (copied, finished): (usize, Finished<'_>),
     member: &Member<'_>,
 ) -> (usize, bool) {
+    member.peer_end().room().reads_here();
     match finished {
         Finished::Released(mut guard) => {
             if copied != 0 {

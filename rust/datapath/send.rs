@@ -49,6 +49,10 @@ use crate::{
     },
     pair::{
         eligible,
+        room::{
+            self,
+            Full, //
+        },
         tally,
         window,
         Member, //
@@ -95,13 +99,35 @@ pub(crate) fn send(
     let want = from.len();
 
     if !write(sock, &mut from, &member, &mut s, &mut p) {
-        return Write::Tcp;
+        return refused(sock, &from, &member, &s, &mut p);
     }
     drop(guard);
     p.data_ready(rcu);
     drop(peer_guard);
 
     Write::Done(want)
+}
+
+/// Returns what becomes of a write that [`write`] has refused: it waits for room if room is all that
+/// it lacks. The caller has exclusive access to both sockets.
+#[cold]
+#[inline(never)]
+fn refused(
+    sock: &Sock,
+    from: &Source<'_>,
+    member: &Member<'_>,
+    s: &Tcp<'_>,
+    p: &mut Tcp<'_>,
+) -> Write {
+    let waits = !eligible::has_room(p.sock())
+        && eligible::may_bypass_write_queue(sock, s, p, member)
+        && room::full(sock, from, member, p) == Full::Wait;
+
+    if waits {
+        Write::Full
+    } else {
+        Write::Tcp
+    }
 }
 
 /// Writes all of `from`, which is not large ([`send_large::is_large`]), or nothing, to `sock`,

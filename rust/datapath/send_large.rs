@@ -50,6 +50,10 @@ use crate::{
     },
     pair::{
         eligible,
+        room::{
+            self,
+            Full, //
+        },
         tally,
         window,
         Member, //
@@ -243,7 +247,7 @@ pub(crate) fn send(
     sock: &Sock,
     mut from: Source<'_>,
     member: Member<'_>,
-    process: Process<'_>,
+    mut process: Process<'_>,
 ) -> Write {
     if cfg!(tcp_friends_without = "large") {
         return Write::Tcp;
@@ -252,18 +256,47 @@ pub(crate) fn send(
     let peer = member.peer();
 
     // Bytes that are sure to be refused must not be copied first.
-    if want > AT_ONCE
-        || sock.seems_to_queue()
-        || seems_busy(&member)
-        || !member.nobody_waits()
-        || room_for(peer, want) < want
-    {
+    if want > AT_ONCE || sock.seems_to_queue() || seems_busy(&member) || !member.nobody_waits() {
         return Write::NeedsOwner;
+    }
+    if room_for(peer, want) < want {
+        match full(sock, &from, &member, &mut process) {
+            Full::HasRoom => (),
+            Full::Wait => return Write::Full,
+            Full::Tcp => return Write::NeedsOwner,
+        }
     }
     match write(sock, &mut from, want, &member, Writer::Task(process)) {
         0 => Write::NeedsOwner,
         bytes => Write::Done(bytes),
     }
+}
+
+/// Looks at a friend that seems full for `from` with both spinlocks held, and returns how the write
+/// goes on.
+///
+/// Takes and releases both spinlocks.
+#[cold]
+#[inline(never)]
+fn full(sock: &Sock, from: &Source<'_>, member: &Member<'_>, process: &mut Process<'_>) -> Full {
+    let mut peer_guard = process.lock(member.peer());
+    let Held::Free(mut peer_locked) = peer_guard.held_beside_reader(member.peer_end().being_read())
+    else {
+        return Full::Tcp;
+    };
+    let mut p = peer_locked.tcp();
+    let mut guard = peer_locked.try_lock_peer(sock);
+    let Some(Held::Free(locked)) = guard.as_mut().map(SlockGuard::held) else {
+        return Full::Tcp;
+    };
+
+    if !eligible::may_bypass_write_queue(sock, &locked.tcp(), &p, member) {
+        return Full::Tcp;
+    }
+    if room_for(p.sock(), from.len()) >= from.len() {
+        return Full::HasRoom;
+    }
+    room::full(sock, from, member, &mut p)
 }
 
 /// Writes some bytes of `from` to `sock`, which the caller owns (hook). Returns the number of bytes

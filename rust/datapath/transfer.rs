@@ -26,6 +26,7 @@ use crate::{
             Eligibility, //
         },
         revalidate::Ask,
+        room,
         tally,
         window,
         Member,
@@ -134,6 +135,7 @@ pub(crate) fn transfer(
             // No task reads now. A task that reads later takes the receiver's lock first, and then
             // sees that the sender waits.
             member.end().set_waiting(true);
+            room::left_to_tcp(s, p, member);
             window::shut(s, p);
             // The send buffer otherwise grows with the congestion window, which friends do not
             // open.

@@ -60,6 +60,13 @@ pub(crate) fn cond_resched() {
     unsafe { bindings::cond_resched() };
 }
 
+/// Returns whether no other task wants this CPU (`single_task_running()`). The answer is a guess, since
+/// tasks come and go at any time.
+pub(crate) fn is_only_task() -> bool {
+    // SAFETY: `single_task_running()` has no requirements.
+    unsafe { bindings::single_task_running() }
+}
+
 /// Executes a full memory barrier after an atomic read-modify-write (`smp_mb__after_atomic()`).
 pub(crate) fn smp_mb_after_atomic() {
     // SAFETY: A memory barrier has no safety requirements.

@@ -109,6 +109,9 @@ pub(crate) enum Write {
     /// No byte was written. TCP must write, and calls [`Hooks::send_owned`] once it owns the
     /// socket.
     NeedsOwner,
+    /// No byte was written. The caller must wait for room, without a lock, and then call this hook
+    /// again with a write that does not wait (`MSG_DONTWAIT`).
+    Full,
     /// No byte was written, and TCP must write.
     Tcp,
 }
@@ -278,7 +281,7 @@ impl<T: Hooks> Adapter<T> {
             Wish::Plain => (),
             Wish::Notice if owned => (),
             // TCP counts the notice before it calls this hook for the owner.
-            Wish::Notice => return -1,
+            Wish::Notice => return bindings::TCP_FRIENDS_OWN,
             Wish::Other => return 0,
         }
         // SAFETY: The C side passes a full TCP socket that its caller keeps alive, and runs in an
@@ -299,7 +302,8 @@ impl<T: Hooks> Adapter<T> {
         match T::send(sock, from, unsafe { Process::new() }, rcu) {
             // TRUNCATE: One call writes few bytes, see `send_large`.
             Write::Done(bytes) => bytes as c_int,
-            Write::NeedsOwner => -1,
+            Write::NeedsOwner => bindings::TCP_FRIENDS_OWN,
+            Write::Full => bindings::TCP_FRIENDS_FULL,
             Write::Tcp => 0,
         }
     }

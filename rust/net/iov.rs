@@ -31,8 +31,8 @@ use kernel::{
 /// uses it for `'a`.
 pub(crate) struct Source<'a> {
     iter: NonNull<bindings::iov_iter>,
-    /// Whether the iterator's pages may become part of an skb (`MSG_SPLICE_PAGES`).
-    splices: bool,
+    /// The flags of the write (`MSG_*`).
+    flags: u32,
     _borrow: PhantomData<&'a mut ()>,
 }
 
@@ -150,7 +150,7 @@ impl<'a> Source<'a> {
         // nobody else uses it for `'a`.
         Self {
             iter,
-            splices: flags & bindings::MSG_SPLICE_PAGES != 0,
+            flags,
             _borrow: PhantomData,
         }
     }
@@ -158,7 +158,13 @@ impl<'a> Source<'a> {
     /// Returns whether the pages may become part of an skb, so that no byte has to be copied.
     #[inline]
     pub(crate) fn splices(&self) -> bool {
-        self.splices
+        self.flags & bindings::MSG_SPLICE_PAGES != 0
+    }
+
+    /// Returns whether the write may sleep until there is room, as it does without `MSG_DONTWAIT`
+    /// and `O_NONBLOCK`.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.flags & bindings::MSG_DONTWAIT == 0
     }
 
     /// Returns the C iterator.

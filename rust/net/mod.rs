@@ -56,6 +56,7 @@ pub(crate) mod trace;
 
 pub(crate) use context::{
     cond_resched,
+    is_only_task,
     smp_mb_after_atomic,
     BhOff,
     Rcu, //
@@ -106,7 +107,10 @@ pub(crate) use netns::{
     PerNet,
     Registration as NamespaceRegistration, //
 };
-pub(crate) use percpu::PerCpuCounters;
+pub(crate) use percpu::{
+    this_cpu,
+    PerCpuCounters, //
+};
 pub(crate) use receive::OutOfSequence;
 pub(crate) use skb::{
     segments_of,

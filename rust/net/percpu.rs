@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Per-CPU counters.
+//! The number of this CPU, and per-CPU counters.
 //!
 //! C header: [`include/linux/percpu.h`](srctree/include/linux/percpu.h)
 
@@ -11,6 +11,14 @@ use kernel::{
     cpu::nr_cpu_ids,
     prelude::*, //
 };
+
+/// Returns the number of this CPU. The task may move to another CPU meanwhile, so the caller must
+/// be content with a stale number.
+#[inline(always)]
+pub(crate) fn this_cpu() -> usize {
+    // SAFETY: `raw_smp_processor_id()` has no requirements.
+    unsafe { bindings::raw_smp_processor_id() as usize }
+}
 
 /// `N` counters for each CPU. A counter only increases.
 ///

@@ -37,11 +37,7 @@ const MEASURED: u32 = 4096;
 const TICK: u32 = 1000 << 3;
 
 /// `TCP_ATO_MIN`, in jiffies, which is no constant for bindgen.
-const ATO_MIN: u32 = if HZ >= 100 {
-    HZ / 25
-} else {
-    4
-};
+const ATO_MIN: u32 = if HZ >= 100 { HZ / 25 } else { 4 };
 
 impl Tcp<'_> {
     /// Queues `skb`, which stands for `segments` segments, as received and acknowledged, and moves

@@ -56,6 +56,7 @@ use kernel::{
 };
 
 use super::{
+    percpu::this_cpu,
     skb::{
         Size,
         Skb, //
@@ -523,14 +524,6 @@ pub(crate) fn put(mut skb: Skb) {
 #[inline(always)]
 fn here() -> Option<&'static Kept> {
     kept().get(this_cpu())
-}
-
-/// Returns the number of this CPU. The task may move to another CPU meanwhile, but a stale number
-/// does no harm here.
-#[inline(always)]
-fn this_cpu() -> usize {
-    // SAFETY: `raw_smp_processor_id()` has no requirements.
-    unsafe { bindings::raw_smp_processor_id() as usize }
 }
 
 /// Returns how many bytes of skbs must have come from other CPUs before one of them is used again:

@@ -27,12 +27,18 @@ use kernel::{
 };
 
 use super::{
-    context::Rcu,
+    context::{
+        smp_mb_after_atomic,
+        Rcu, //
+    },
     device::Device,
     nagle::corked_or_pushed,
     netns::Net,
     skb_cache, //
 };
+
+/// The bit of `sk_tsq_flags` that is set while a writer of the socket waits for room.
+const FULL: usize = bindings::tsq_enum_TCP_FRIEND_FULL as usize;
 
 /// The states of a connection that this module distinguishes (RFC 9293 section 3.3.2).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -301,7 +307,7 @@ impl Sock {
     /// Returns whether the socket's readers are woken as most are (`sock_def_readable()`), and no
     /// kernel user has set a callback of its own.
     #[inline(always)]
-    pub(super) fn has_plain_data_ready(&self) -> bool {
+    pub(crate) fn has_plain_data_ready(&self) -> bool {
         // SAFETY: `self` is a valid socket. The field is a word, which is read volatile.
         let callback = unsafe { addr_of!((*self.raw()).sk_data_ready).read_volatile() };
 
@@ -561,6 +567,45 @@ impl Sock {
         // SAFETY: `self` is a valid socket. The word may change concurrently, and any value of it
         // is fine.
         unsafe { bindings::sock_owned_by_user_nocheck(self.raw()) }
+    }
+
+    /// Returns whether a write gives up after some time (`SO_SNDTIMEO`).
+    pub(crate) fn has_send_timeout(&self) -> bool {
+        // SAFETY: `self` is a valid socket. The field is a word, which is read volatile.
+        let timeout = unsafe { addr_of!((*self.raw()).sk_sndtimeo).read_volatile() };
+
+        // `MAX_SCHEDULE_TIMEOUT`
+        timeout != isize::MAX
+    }
+
+    /// Returns the CPU that last brought data to the socket (`SO_INCOMING_CPU`).
+    #[inline]
+    pub(crate) fn incoming_cpu(&self) -> i32 {
+        // SAFETY: `self` is a valid socket. The field is a word, which is read volatile.
+        unsafe {
+            addr_of!((*self.raw()).__sk_common.__bindgen_anon_7.skc_incoming_cpu).read_volatile()
+        }
+    }
+
+    /// Makes the next `tcp_friends_wait_for_room()` of a writer of this socket sleep until
+    /// [`Sock::wake_for_room`].
+    pub(crate) fn expect_room(&self) {
+        // SAFETY: `self` is a valid socket, and all contexts change the flags atomically.
+        unsafe { bindings::set_bit(FULL, addr_of_mut!((*self.raw()).sk_tsq_flags)) };
+    }
+
+    /// Wakes the writers of this socket that wait for room. May be called in any context.
+    pub(crate) fn wake_for_room(&self) {
+        // SAFETY: `self` is a valid socket, and all contexts change the flags atomically. The
+        // functions may be called in any context.
+        unsafe {
+            let flags = addr_of_mut!((*self.raw()).sk_tsq_flags);
+
+            bindings::clear_bit(FULL, flags);
+            // The bit is clear before the waiters are looked at, as `wake_up_bit()` requires.
+            smp_mb_after_atomic();
+            bindings::wake_up_bit(flags, FULL as i32);
+        }
     }
 
     /// Returns the memory, in bytes, of the data that was received and not yet read

@@ -391,6 +391,17 @@ impl<'a> Tcp<'a> {
         unsafe { bindings::tcp_rcv_space_adjust(self.0.raw()) };
     }
 
+    /// Lets [`Tcp::rcv_space_adjust`] measure the reader's speed from what has been read so far.
+    #[inline]
+    pub(crate) fn restart_rcv_space(&mut self) {
+        let tp = self.0.tp();
+        // SAFETY: By the type invariants only the current context accesses the fields.
+        unsafe {
+            (*tp).rcvq_space.seq = (*tp).copied_seq;
+            (*tp).rcvq_space.time = (*tp).tcp_mstamp;
+        }
+    }
+
     /// Grows the receive buffer to `size` bytes, but not beyond the limit of `tcp_rmem`, and the
     /// largest window that may be offered with it, as `tcp_rcvbuf_grow()` does.
     ///

@@ -28,6 +28,7 @@ use crate::{
     pair::{
         rcvbuf::Growth,
         revalidate::Question,
+        room::Room,
         tally::Sent, //
     },
 };
@@ -52,10 +53,12 @@ pub(crate) struct End {
     /// Whether the write queue is being pushed, and what the `xmit` hook then returns, as
     /// [`Pushing`].
     pushing: Atomic<i8>,
-    /// Names the socket while it is owned by a task that reads from it in place.
-    being_read: BeingRead,
     /// The end's `rcv_nxt` when its oldest segment in flight was sent.
     acked: Atomic<u32>,
+    /// Whether this end waits for room. Written with exclusive access to the other end.
+    room: Room,
+    /// Names the socket while it is owned by a task that reads from it in place.
+    being_read: BeingRead,
     /// The route ([`Sock::route_id`]) that was last found to lead where the friends are.
     route: Atomic<usize>,
     /// The device that the route led to when the pair was formed; 0 if there was none.
@@ -99,8 +102,9 @@ impl End {
             waiting: Atomic::new(false),
             releasing: Atomic::new(false),
             pushing: Atomic::new(Pushing::Not as i8),
-            being_read: BeingRead::new(),
             acked: Atomic::new(sock.peek_rcv_nxt()),
+            room: Room::new(),
+            being_read: BeingRead::new(),
             route: Atomic::new(NO_ROUTE),
             first_device: Atomic::new(0),
             sampled: Atomic::new(0),
@@ -154,6 +158,12 @@ impl End {
     /// caller holds the spinlock of this end.
     pub(crate) fn set_releasing(&self, releasing: bool) {
         self.releasing.store(releasing, Relaxed);
+    }
+
+    /// Returns what this end keeps while it waits for room.
+    #[inline(always)]
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Returns what says whether the socket is being read in place.

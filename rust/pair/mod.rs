@@ -67,6 +67,7 @@ mod member;
 pub(crate) mod path;
 pub(crate) mod rcvbuf;
 pub(crate) mod revalidate;
+pub(crate) mod room;
 pub(crate) mod tally;
 pub(crate) mod window;
 

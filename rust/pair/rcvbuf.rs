@@ -22,7 +22,10 @@ use kernel::sync::atomic::{
 
 use crate::{
     net::Tcp,
-    pair::eligible, //
+    pair::{
+        eligible,
+        Member, //
+    },
 };
 
 /// The size in bytes up to which a full buffer doubles. A larger queue would be evicted from a
@@ -38,6 +41,20 @@ pub(crate) struct Growth {
     seq: Atomic<u32>,
     /// The time in microseconds, modulo 2^32.
     at: Atomic<u32>,
+}
+
+/// Lets the receive buffer of `p` grow by TCP's rule, after data was read. `member` is the view of
+/// `p`.
+///
+/// While the writer waits for this reader ([`room`](super::room)), the queue is emptied often, and
+/// a larger buffer would only be evicted from the cache. Then TCP measures anew from here.
+#[inline(always)]
+pub(crate) fn adjust(p: &mut Tcp<'_>, member: &Member<'_>) {
+    if member.peer_end().room().sets_pace(p) {
+        p.restart_rcv_space();
+    } else {
+        p.rcv_space_adjust();
+    }
 }
 
 impl Growth {

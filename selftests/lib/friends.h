@@ -233,6 +233,105 @@ static inline void run_on(struct __test_metadata *_metadata, int cpu)
 	ASSERT_EQ(0, sched_setaffinity(0, sizeof(set), &set));
 }
 
+/*
+ * A thread that writes or reads blocks of @size bytes, much faster than a half can, until it
+ * has passed @left bytes or there is an error. The stream repeats itself every 64 KiB.
+ */
+struct stream {
+	int fd;
+	bool out, wrong, over;
+	bool check;		/* a reader compares, which makes it slower */
+	size_t size;
+	uint64_t left;
+	int late;		/* calls that took longer than AT_ONCE */
+	int err;
+	pthread_t thread;
+};
+
+static inline void *stream_thread(void *arg)
+{
+	const size_t period = 65536;
+	struct stream *s = arg;
+	char *sent = malloc(2 * period), *got = malloc(period);
+	uint64_t pos = 0, start;
+	size_t size;
+	ssize_t n;
+
+	if (!sent || !got)
+		abort();
+	pattern_fill(sent, period, TALK_SEED, 0);
+	memcpy(sent + period, sent, period);
+	while (s->left) {
+		start = now_ms();
+		size = s->left < s->size ? s->left : s->size;
+		n = s->out ? send(s->fd, sent + pos, size, MSG_NOSIGNAL) :
+			     recv(s->fd, got, size, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			s->err = n ? errno : 0;
+			break;
+		}
+		s->late += now_ms() - start > AT_ONCE;
+		s->wrong |= s->check && memcmp(got, sent + pos, n);
+		pos = (pos + n) % period;
+		s->left -= n;
+	}
+	free(sent);
+	free(got);
+	__atomic_store_n(&s->over, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+static inline void stream_start(struct stream *s, int fd, bool out, size_t size,
+				uint64_t left)
+{
+	s->fd = fd;
+	s->out = out;
+	s->size = size;
+	s->left = left;
+	if (pthread_create(&s->thread, NULL, stream_thread, s))
+		abort();
+}
+
+static inline bool stream_over(const struct stream *s)
+{
+	return __atomic_load_n(&s->over, __ATOMIC_ACQUIRE);
+}
+
+static inline void stream_join(struct __test_metadata *_metadata, struct stream *s)
+{
+	EXPECT_EQ(0, pthread_join(s->thread, NULL));
+}
+
+/* A thread that always wants the processor */
+struct spinner {
+	bool stop;
+	pthread_t thread;
+};
+
+static inline void *spin(void *arg)
+{
+	const struct spinner *s = arg;
+
+	while (!__atomic_load_n(&s->stop, __ATOMIC_RELAXED))
+		;
+	return NULL;
+}
+
+static inline void spinner_start(struct spinner *s)
+{
+	s->stop = false;
+	if (pthread_create(&s->thread, NULL, spin, s))
+		abort();
+}
+
+static inline void spinner_stop(struct spinner *s)
+{
+	__atomic_store_n(&s->stop, true, __ATOMIC_RELAXED);
+	pthread_join(s->thread, NULL);
+}
+
 enum ends { IPV4, IPV6, MAPPED };
 
 /* Return the address of localhost in the client's family. */
