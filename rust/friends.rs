@@ -24,7 +24,7 @@
 //!    `S.snd_una == S.snd_nxt == b` and `P.rcv_nxt == b`. An skb is in exactly one queue: S's
 //!    write queue or P's receive queue. Moving an skb moves a value of type [`net::Skb`]. Data is
 //!    moved only by a context that has exclusive access to both sockets. Data for a socket that
-//!    is owned by user waits in S's write queue.
+//!    is owned by user, for more than a read in place, waits in S's write queue.
 //! 2. *One path at a time.* Data is moved only when S has nothing in flight on the wire and P has
 //!    nothing out of order. Otherwise the wire carries the data.
 //! 3. *The wire is always legal.* Either end may put a segment on the wire at any moment, and the
@@ -44,16 +44,17 @@
 //!   [`pair::eligible`] decides whether the two must take the wire, and names the reason.
 //!   [`pair::revalidate`] asks the wire from time to time whether it still carries the connection.
 //!   [`pair::window`] keeps both windows in step, and [`pair::rcvbuf`] lets the receive buffer
-//!   grow. [`pair::end`] holds the state of each end. [`pair::path`] knows the devices that the
-//!   segments of a pair between namespaces would pass, and [`pair::crossing`] lists all such pairs.
+//!   grow. [`pair::room`] makes a writer wait until its reader has made room. [`pair::end`] holds
+//!   the state of each end. [`pair::path`] knows the devices that the segments of a pair between
+//!   namespaces would pass, and [`pair::crossing`] lists all such pairs.
 //! - [`cross`] finds the two ends of pairs between network namespaces. [`cross::handshake`] does so
 //!   by the mark of a SYN. [`cross::proposals`] holds the sockets that wait for an answer.
 //! - [`datapath`] moves bytes from one end to the other. [`datapath::xmit`] moves what a sender
 //!   has in its write queue. [`datapath::pull`] moves what a sender had to leave in the write queue
 //!   until its peer had read, or was released by its owner. Both use [`datapath::transfer`].
-//!   [`datapath::send`] and [`datapath::recv`] are fast paths for plain calls, which need neither
-//!   the write queue nor the ownership of a socket. [`datapath::send_large`] copies large writes
-//!   without holding a spinlock.
+//!   [`datapath::send`] and [`datapath::recv`] are fast paths for plain calls, which do not need
+//!   the write queue. [`datapath::send_large`] copies large writes without holding a spinlock. A
+//!   large read owns its socket while it copies, but lets the friend queue data.
 //! - [`show`] writes `/proc/net/tcp_friends` and `/proc/net/tcp_friends_stat`, and [`sysctl`]
 //!   does what a write to a sysctl asks for. [`establish`] finds the two ends of all other pairs.
 

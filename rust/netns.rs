@@ -64,10 +64,10 @@ pub(crate) struct Namespace {
     pub(crate) revalidate_ms: Atomic<u32>,
     /// `revalidate_ms` in jiffies.
     pub(crate) revalidate: Atomic<u32>,
-    /// How many writers have begun to wait for room since `waits_since`, without those whose readers
-    /// have made room at once.
+    /// How many writers have begun to wait for room since `waits_since`, without those whose
+    /// readers have made room at once.
     waits: Atomic<i32>,
-    /// A time in jiffies.
+    /// When the second of which `waits` counts the writers began, in jiffies.
     waits_since: Atomic<u32>,
     counters: Counters,
 }

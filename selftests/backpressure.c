@@ -532,7 +532,7 @@ static size_t write_block(struct __test_metadata *_metadata, int fd)
 	return sizeof(buf);
 }
 
-/* Do so until a writer has waited. Return how many bytes were written. */
+/* Write blocks until a writer has waited, or nothing more fits. Return how many bytes were written. */
 static uint64_t until_waited(struct __test_metadata *_metadata, int fd)
 {
 	uint64_t waited = friends_stat("waited"), sent = 0;

@@ -5,8 +5,9 @@
 //!
 //! The fast lane takes a whole call or nothing, because TCP owns the socket for the whole of a
 //! write, so that no other task's bytes get in between. It takes plain writes only: nothing is
-//! queued before the bytes, the socket is not corked, the peer has room, and no task owns either
-//! socket. All other writes are left to `tcp_sendmsg_locked()` and [`xmit`](crate::datapath::xmit).
+//! queued before the bytes, the socket is not corked, the peer has room, no task owns the peer for
+//! more than a read in place, and the sender is free, or owned by the caller ([`send_owned`]). All
+//! other writes are left to `tcp_sendmsg_locked()` and [`xmit`](crate::datapath::xmit).
 //!
 //! # Locks
 //!
@@ -108,8 +109,8 @@ pub(crate) fn send(
     Write::Done(want)
 }
 
-/// Returns what becomes of a write that [`write`] has refused: it waits for room if room is all that
-/// it lacks. The caller has exclusive access to both sockets.
+/// Returns what becomes of a write that [`write`] has refused: it waits for room if room is all
+/// that it lacks. The caller has exclusive access to both sockets.
 #[cold]
 #[inline(never)]
 fn refused(

@@ -60,8 +60,8 @@ pub(crate) fn cond_resched() {
     unsafe { bindings::cond_resched() };
 }
 
-/// Returns whether no other task wants this CPU (`single_task_running()`). The answer is a guess, since
-/// tasks come and go at any time.
+/// Returns whether no other task wants this CPU (`single_task_running()`). The answer is a guess,
+/// since tasks come and go at any time.
 pub(crate) fn is_only_task() -> bool {
     // SAFETY: `single_task_running()` has no requirements.
     unsafe { bindings::single_task_running() }

@@ -197,9 +197,9 @@ impl<'a> Source<'a> {
         Err(Fault)
     }
 
-    /// Makes the pages of the next `want` bytes part of `skb`, without a copy. Returns the number of
-    /// bytes taken, which is less if `skb` has no room for so many fragments, or if a page cannot be
-    /// part of an skb.
+    /// Makes the pages of the next `want` bytes part of `skb`, without a copy. Returns the number
+    /// of bytes taken, which is less if `skb` has no room for so many fragments, or if a page cannot
+    /// be part of an skb.
     ///
     /// # Safety
     ///

@@ -184,7 +184,8 @@ pub(crate) enum Finished<'a> {
 
 /// What a context that has just taken a socket's spinlock may do with the socket.
 pub(crate) enum Held<'a> {
-    /// No task owns the socket, so the context has exclusive access to it.
+    /// No task owns the socket, or its owner only reads in place, so the context has exclusive
+    /// access to the socket's state.
     Free(Spinlocked<'a>),
     /// A task owns the socket, so the context can only make that task look for data when it
     /// releases the socket ([`Busy::defer_to_release`]).
@@ -401,7 +402,8 @@ impl<'a> Spinlocked<'a> {
     /// # Safety
     ///
     /// Bottom halves are off for all of `'a`. Either the current context holds the spinlock of
-    /// `sock` for `'a` and no task owns the socket, or the current context is the owner.
+    /// `sock` for `'a` and no task but a [`Reading`] owns the socket, or the current context is the
+    /// owner.
     pub(super) unsafe fn new(sock: &'a Sock) -> Self {
         // INVARIANT: The function's safety requirements are the type's invariants.
         Self(sock, NotThreadSafe)

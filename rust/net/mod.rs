@@ -27,7 +27,7 @@
 //! trylock. The owner takes that spinlock once more to give the ownership up, and no other lock in
 //! between.
 //!
-//! The number of a cache's bytes is asked for under `cpus_read_lock()`, when the module is loaded
+//! The size of the second-level cache is read under `cpus_read_lock()`, when the module is loaded
 //! and no other lock is held.
 //!
 //! Only [`for_each_namespace`] holds `net_rwsem`, for reading and in process context. That

@@ -995,7 +995,7 @@ struct Piece {
 /// # Invariants
 ///
 /// When the value was made, the pieces were of the first skbs of a receive queue, which hold plain
-/// data. An skb with linear data has no fragments.
+/// data. If a piece has `data`, its skb has no fragments.
 pub(super) struct InPlace {
     pieces: [Option<Piece>; MOST_PIECES],
     bytes: usize,

@@ -30,9 +30,8 @@ use super::{
 /// # Invariants
 ///
 /// For all of `'a`, the current context owns the socket, or holds its spinlock while no task but a
-/// [`Reading`](super::lock::Reading) owns
-/// the socket. So no other context writes the fields of the state, and none reads them except
-/// where the C side uses `READ_ONCE()`.
+/// [`Reading`](super::lock::Reading) owns the socket. So no other context writes the fields of the
+/// state, and none reads them except where the C side uses `READ_ONCE()`.
 pub(crate) struct Tcp<'a>(&'a Sock, NotThreadSafe);
 
 impl<'a> Tcp<'a> {
@@ -557,8 +556,8 @@ impl<'a> Tcp<'a> {
     }
 }
 
-/// The number of jiffies in a second. In the bindings `HZ` is what programs see, since bindgen takes
-/// the first of the two definitions.
+/// The number of jiffies in a second. In the bindings `HZ` is what programs see, since bindgen
+/// takes the first of the two definitions.
 pub(crate) const HZ: u32 = bindings::CONFIG_HZ;
 
 /// Returns TCP's clock, which counts jiffies (`tcp_jiffies32`).

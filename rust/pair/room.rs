@@ -11,9 +11,9 @@
 //! ([`rcvbuf`](super::rcvbuf)), and so stays within a second-level cache.
 //!
 //! TCP would accept the data in place of waiting. Therefore a write waits once, and for two jiffies
-//! at most. A writer whose reader did not read half of the buffer at once, a few times in a row, does
-//! not wait again for a second. And no writer waits in a namespace of which too many writers have
-//! waited in vain in the same second
+//! at most. A writer whose reader did not read half of the buffer at once, a few times in a row,
+//! does not wait again for a second. And no writer waits in a namespace of which too many writers
+//! have waited in vain in the same second
 //! ([`Namespace::begin_wait`](crate::netns::Namespace::begin_wait)).
 //!
 //! A writer on another CPU than the reader does not wait: both copy at the same time, and a wake-up
@@ -124,7 +124,7 @@ impl Room {
 
     /// Ends a wait in which the reader did not read half of the buffer at once, with `pace` unless
     /// that has happened too often in a row.
-    fn is_late(&self, now: u32, pace: Pace) {
+    fn end_late(&self, now: u32, pace: Pace) {
         let late = self.late.load(Relaxed);
 
         if late < LATE {
@@ -216,7 +216,7 @@ pub(crate) fn full(sock: &Sock, from: &Source<'_>, member: &Member<'_>, p: &mut 
     let time = now.wrapping_sub(room.since.load(Relaxed));
 
     if room.is(Pace::Waits) && time > AT_ONCE {
-        room.is_late(now, Pace::Free);
+        room.end_late(now, Pace::Free);
         // Another writer may still sleep.
         sock.wake_for_room();
     }
@@ -240,8 +240,8 @@ pub(crate) fn full(sock: &Sock, from: &Source<'_>, member: &Member<'_>, p: &mut 
 }
 
 /// Notes that data of `s` is left in the write queue, because the receiver `p` is full. From now on
-/// the receive buffer grows by TCP's rule again, and a writer that waits has waited in vain. `member`
-/// is the view of `s`.
+/// the receive buffer grows by TCP's rule again, and a writer that waits has waited in vain.
+/// `member` is the view of `s`.
 ///
 /// The caller has exclusive access to both sockets.
 pub(crate) fn left_to_tcp(s: &Tcp<'_>, p: &mut Tcp<'_>, member: &Member<'_>) {
@@ -252,7 +252,7 @@ pub(crate) fn left_to_tcp(s: &Tcp<'_>, p: &mut Tcp<'_>, member: &Member<'_>) {
     } else if room.is(Pace::Waits) {
         p.refresh_mstamp();
         // TRUNCATE: Only differences modulo 2^32 are used.
-        room.is_late(p.mstamp() as u32, Pace::Free);
+        room.end_late(p.mstamp() as u32, Pace::Free);
         s.sock().wake_for_room();
     }
 }
@@ -278,10 +278,10 @@ pub(crate) fn has_read(p: &mut Tcp<'_>, member: &Member<'_>) {
         member.peer_namespace().end_wait();
         room.late.store(0, Relaxed);
         room.begin(Pace::Works, now);
-        // TCP has read the data if the call was for more than is read in place.
+        // A read that TCP has made has not gone through `rcvbuf::adjust()`.
         p.restart_rcv_space();
     } else {
-        room.is_late(now, Pace::Works);
+        room.end_late(now, Pace::Works);
     }
     member.peer().wake_for_room();
 }
