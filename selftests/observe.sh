@@ -185,7 +185,7 @@ is_told()
 
 events()
 {
-	local instance=$TRACING/instances/observe-$BASHPID pid moves
+	local instance=$TRACING/instances/observe-$BASHPID pid
 
 	need_friends || return
 	[ -e "$TRACING/events" ] || mount -t tracefs nodev "$TRACING"
@@ -206,8 +206,7 @@ events()
 	check_err $? "no transmission that took the wire for a capture"
 	kill "$pid"
 	wait "$pid" 2>/dev/null
-	moves=$(told move "bytes=1000 skbs=1")
-	within 5000 is_told move "bytes=1000 skbs=1" $((moves + 50))
+	moves_on
 	check_err $? "nothing moves after the capture"
 	xfer_end "$XFER_PID" "$XFER_OUT"
 	within 2000 is_told unpair "" 2
