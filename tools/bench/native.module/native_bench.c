@@ -104,14 +104,14 @@ static int get_some(struct side *s, size_t len)
 	return n ? n : -EPIPE;
 }
 
-static int get(struct side *s, size_t len)
+static int get(struct side *s, u64 left)
 {
-	while (len) {
-		int n = get_some(s, len);
+	while (left) {
+		int n = get_some(s, min_t(u64, left, run.size));
 
 		if (n < 0)
 			return n;
-		len -= n;
+		left -= n;
 	}
 	return 0;
 }
@@ -128,24 +128,12 @@ static int rr(struct side *s, unsigned int n)
 	return err;
 }
 
-static int stream_read(struct side *s, u64 left)
-{
-	while (left) {
-		int n = get_some(s, min_t(u64, left, run.size));
-
-		if (n < 0)
-			return n;
-		left -= n;
-	}
-	return 0;
-}
-
 static int stream(struct side *s, unsigned int n)
 {
 	int err = 0;
 
 	if (!s->first)
-		return stream_read(s, (u64)n * run.size);
+		return get(s, (u64)n * run.size);
 	while (n-- && !err)
 		err = put(s, run.size);
 	return err;
