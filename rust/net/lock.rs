@@ -263,7 +263,8 @@ impl<'a> SlockGuard<'a> {
         };
 
         if is_busy {
-            // INVARIANT: As in `held`.
+            // INVARIANT: The returned value borrows the guard, which holds the spinlock, and a task
+            // owns the socket.
             Held::Busy(Busy(self.sock, NotThreadSafe))
         } else {
             // INVARIANT: The returned value borrows the guard, which holds the spinlock with bottom

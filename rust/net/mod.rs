@@ -10,7 +10,7 @@
 //! - [`Process`]: the current task holds no spinlock of a socket.
 //! - [`Owned`]: the current task owns the socket (`lock_sock()`), and bottom halves are on.
 //! - [`Spinlocked`]: the current context holds the socket's spinlock, and no other task owns the
-//!   socket.
+//!   socket, unless that task only reads data in place.
 //! - [`Busy`](lock::Busy): the current context holds the socket's spinlock while a task owns the
 //!   socket, so the current context must not touch the socket's state.
 //! - [`Trying`]: bottom halves are off, and the current context may hold another lock.
@@ -26,6 +26,9 @@
 //! seen that no task owns it ([`SlockGuard::read_in_place`]). So nothing is waited for, as by a
 //! trylock. The owner takes that spinlock once more to give the ownership up, and no other lock in
 //! between.
+//!
+//! A wake-up, of readers or of a writer that waits for room, takes the lock of a wait queue inside a
+//! socket's spinlock. Whoever holds that lock takes no lock of a socket.
 //!
 //! The size of the second-level cache is read under `cpus_read_lock()`, when the module is loaded
 //! and no other lock is held.
