@@ -14,8 +14,9 @@ import json
 import sys
 
 TOLERANCE = 0.01
-# The model of a cache depends on where memory happens to be.
-TOLERANCE_LINES = 0.10
+# What misses a cache as large as a queue depends on where memory happens to be: single
+# boots gave 620 to 1160 lines, and the median of three is within a fifth of the kept one.
+TOLERANCE_LINES = 0.20
 FEW_LINES = 50
 
 

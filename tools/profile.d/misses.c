@@ -2,14 +2,14 @@
 /*
  * A qemu plugin that counts what misses a second-level cache.
  *
- * The model has one cache for each virtual processor, "kib=N" large, with eight
- * ways, lines of 64 bytes, and the least recently used line replaced. Loads and
- * stores go through it by physical address; instructions do not. A store takes
- * the line away from all other caches.
+ * A model has one cache for each virtual processor, with eight ways, lines of 64
+ * bytes, and the least recently used line replaced. Loads and stores go through
+ * it by physical address; instructions do not. A store takes the line away from
+ * all other caches. "kib=N:M" makes two models, with caches of N and of M KiB.
  *
  * Counting starts and stops each time the guest calls the function at
- * "toggle=ADDRESS". Each time that it stops, the plugin writes a line "accesses
- * misses" to "out=FILE".
+ * "toggle=ADDRESS". Each time that it stops, the plugin writes a line to
+ * "out=FILE", with the misses of each model.
  *
  * Debian ships no header for qemu's plugin interface, so the parts in use are
  * declared here (qemu's documentation: "QEMU TCG Plugins").
@@ -54,6 +54,7 @@ EXPORT int qemu_plugin_version = 2;
 EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc, char **argv);
 
 #define CPUS 8
+#define MODELS 4
 #define WAYS 8
 #define LINE_BITS 6
 
@@ -62,16 +63,21 @@ struct set {
 	uint64_t line[WAYS];
 };
 
-static struct set *caches[CPUS];
-static uint64_t sets;
+struct model {
+	uint64_t sets;
+	struct set *caches[CPUS];
+	uint64_t misses;
+};
+
+static struct model models[MODELS];
+static int nr_models;
 static uint64_t toggle_at;
 static FILE *out;
 static bool counting;
-static uint64_t accesses, misses;
 
-static struct set *set_of(unsigned int vcpu, uint64_t line)
+static struct set *set_of(const struct model *model, unsigned int vcpu, uint64_t line)
 {
-	return &caches[vcpu % CPUS][line % sets];
+	return &model->caches[vcpu % CPUS][line % model->sets];
 }
 
 /* Makes a line the most recently used one. Returns whether it was there. */
@@ -95,6 +101,16 @@ static void forget(struct set *set, uint64_t line)
 			set->line[at] = 0;
 }
 
+static void go_through(struct model *model, unsigned int vcpu, uint64_t line, bool store)
+{
+	if (!touch(set_of(model, vcpu, line), line))
+		model->misses++;
+	if (store)
+		for (unsigned int other = 0; other < CPUS; other++)
+			if (other != vcpu % CPUS)
+				forget(set_of(model, other, line), line);
+}
+
 static void on_access(unsigned int vcpu, qemu_plugin_meminfo_t info, uint64_t vaddr, void *udata)
 {
 	struct qemu_plugin_hwaddr *addr;
@@ -107,13 +123,8 @@ static void on_access(unsigned int vcpu, qemu_plugin_meminfo_t info, uint64_t va
 	if (!addr || qemu_plugin_hwaddr_is_io(addr))
 		return;
 	line = qemu_plugin_hwaddr_phys_addr(addr) >> LINE_BITS | 1ull << 63;
-	accesses++;
-	if (!touch(set_of(vcpu, line), line))
-		misses++;
-	if (qemu_plugin_mem_is_store(info))
-		for (unsigned int other = 0; other < CPUS; other++)
-			if (other != vcpu % CPUS)
-				forget(set_of(other, line), line);
+	for (int i = 0; i < nr_models; i++)
+		go_through(&models[i], vcpu, line, qemu_plugin_mem_is_store(info));
 }
 
 static void on_toggle(unsigned int vcpu, void *udata)
@@ -121,12 +132,13 @@ static void on_toggle(unsigned int vcpu, void *udata)
 	(void)vcpu;
 	(void)udata;
 	counting = !counting;
-	if (!counting) {
-		fprintf(out, "%" PRIu64 " %" PRIu64 "\n", accesses, misses);
-		fflush(out);
+	for (int i = 0; i < nr_models; i++) {
+		if (!counting)
+			fprintf(out, "%" PRIu64 "%c", models[i].misses,
+				i + 1 < nr_models ? ' ' : '\n');
+		models[i].misses = 0;
 	}
-	accesses = 0;
-	misses = 0;
+	fflush(out);
 }
 
 static void translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
@@ -139,27 +151,41 @@ static void translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 						 MEM_RW, NULL);
 }
 
+static bool add_models(char *sizes)
+{
+	for (char *kib = strtok(sizes, ":"); kib; kib = strtok(NULL, ":")) {
+		struct model *model = &models[nr_models];
+
+		if (nr_models == MODELS)
+			return false;
+		nr_models++;
+		model->sets = (strtoull(kib, NULL, 10) << 10 >> LINE_BITS) / WAYS;
+		if (!model->sets)
+			return false;
+		for (int cpu = 0; cpu < CPUS; cpu++) {
+			model->caches[cpu] = calloc(model->sets, sizeof(struct set));
+			if (!model->caches[cpu])
+				return false;
+		}
+	}
+	return nr_models;
+}
+
 int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc, char **argv)
 {
-	uint64_t kib = 1024;
+	bool complete = false;
 
 	(void)info;
 	for (int i = 0; i < argc; i++) {
 		if (!strncmp(argv[i], "toggle=", 7))
 			toggle_at = strtoull(argv[i] + 7, NULL, 16);
 		else if (!strncmp(argv[i], "kib=", 4))
-			kib = strtoull(argv[i] + 4, NULL, 10);
+			complete = add_models(argv[i] + 4);
 		else if (!strncmp(argv[i], "out=", 4))
 			out = fopen(argv[i] + 4, "w");
 	}
-	sets = (kib << 10 >> LINE_BITS) / WAYS;
-	if (!toggle_at || !out || !sets)
+	if (!toggle_at || !out || !complete)
 		return -1;
-	for (int cpu = 0; cpu < CPUS; cpu++) {
-		caches[cpu] = calloc(sets, sizeof(struct set));
-		if (!caches[cpu])
-			return -1;
-	}
 	qemu_plugin_register_vcpu_tb_trans_cb(id, translate);
 	return 0;
 }
