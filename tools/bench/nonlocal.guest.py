@@ -51,14 +51,16 @@ def shell(command):
 def widen_neighbour_table(name):
     """Give the kernel's table of neighbours 1024 buckets, which it keeps.
 
-    It begins with eight. Two of three neighbours that share one of them cost each packet
-    more than most hooks do, and by chance half of all boots had such two.
+    It begins with eight. Two neighbours that share one of them cost each packet more than
+    most hooks do, and many boots had such two by chance.
     """
     entries = "".join(
         f"neighbour add 198.18.{n >> 8}.{n & 255} lladdr 02:00:00:00:00:03 dev veth0 nud permanent\n"
         for n in range(600)
     )
-    subprocess.run(["ip", "-n", name, "-batch", "-"], input=entries, text=True, check=True)
+    fill = ["ip", "-n", name, "-batch", "-"]
+    if subprocess.run(fill, input=entries, text=True, check=False).returncode:
+        die("the table of neighbours could not be filled.")
     shell(f"ip -n {name} neighbour flush dev veth0 nud permanent")
 
 
