@@ -80,10 +80,12 @@ impl<T, const N: usize> PointerSet<T, N> {
 ///
 /// When one of the devices that share a place goes, proposals whose paths have another of these
 /// devices are refused as well. This concerns only the time between a SYN and the ACK of its
-/// SYN-ACK.
+/// SYN-ACK, and there are many places, so that it is rare on a host that starts and stops many
+/// containers.
 static CHANGES: [Atomic<u64>; PLACES] = [const { Atomic::new(0) }; PLACES];
 
-const PLACES: usize = 1024;
+/// The table takes 64 KiB.
+const PLACES: usize = 8192;
 
 fn changes(dev: *mut bindings::net_device) -> &'static Atomic<u64> {
     // A device takes a few KiB, on pages of memory, so its address is folded.
