@@ -80,8 +80,8 @@ impl<T, const N: usize> PointerSet<T, N> {
 ///
 /// When one of the devices that share a place goes, proposals whose paths have another of these
 /// devices are refused as well. This concerns only the time between a SYN and the ACK of its
-/// SYN-ACK, and there are many places, so that it is rare on a host that starts and stops many
-/// containers.
+/// SYN-ACK. It is rare even on a host that starts and stops many containers, because there are many
+/// places.
 static CHANGES: [Atomic<u64>; PLACES] = [const { Atomic::new(0) }; PLACES];
 
 /// The table takes 64 KiB.
