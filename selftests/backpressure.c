@@ -574,6 +574,9 @@ static uint64_t read_all(struct __test_metadata *_metadata, int fd, uint64_t sen
 /*
  * A reader on this processor that reads only when nothing more fits holds up a few writes, and
  * then none for a second. Until then, writes take what room there is.
+ *
+ * Not each round need hold up a write: a write that finds a socket's lock taken is left to TCP,
+ * and so are all writes after it until the reader has made room for what is in flight.
  */
 TEST_F(backpressure, nobody_reads)
 {
@@ -587,37 +590,45 @@ TEST_F(backpressure, nobody_reads)
 	start = now_ms();
 	for (i = 0; i < 8; i++) {
 		sent = until_waited(_metadata, self->client);
-		if (variant->friends && !i)
-			EXPECT_EQ(1U, friends_stat("waited") - waited);
 		while ((n = write_block(_metadata, self->client)))
 			sent += n;
 		read_all(_metadata, self->server, sent);
 	}
+	if (variant->friends)
+		EXPECT_LE(1U, friends_stat("waited") - waited);
 	if (variant->friends && now_ms() - start < 1000)
 		EXPECT_GE(4U, friends_stat("waited") - waited);
 	waited = friends_stat("waited");
 	sleep_ms(1100);
-	sent = until_waited(_metadata, self->client);
+	for (i = 0; i < 3 && friends_stat("waited") == waited; i++) {
+		sent = until_waited(_metadata, self->client);
+		read_all(_metadata, self->server, sent);
+	}
 	if (variant->friends)
 		EXPECT_EQ(1U, friends_stat("waited") - waited);
 	spinner_stop(&spinner);
 	EXPECT_CARRIED_ANY();
 }
 
-/* Many readers that do not read hold up one writer a few times in a second, not once each. */
+/*
+ * Many readers that do not read hold up one writer a few times in a second, not once each. Their
+ * buffers are small, so that all of them together stay below TCP's limits of memory.
+ */
 TEST_F(backpressure, many_do_not_read)
 {
+	const struct connect_options o = { .sndbuf = 131072, .rcvbuf = 131072 };
 	const int most = 8, n = 8 * most;
-	uint64_t waited = friends_stat("waited"), start = now_ms();
+	uint64_t waited = friends_stat("waited"), start;
 	int client[n], server[n], i;
 	struct spinner spinner;
 
 	run_on(_metadata, sched_getcpu());
 	spinner_start(&spinner);
 	for (i = 0; i < n; i++) {
-		open_connection(_metadata, variant->ends, NULL, &client[i], &server[i]);
+		open_connection(_metadata, variant->ends, &o, &client[i], &server[i]);
 		read_here(_metadata, client[i], server[i]);
 	}
+	start = now_ms();
 	for (i = 0; i < n; i++)
 		until_waited(_metadata, client[i]);
 	spinner_stop(&spinner);
