@@ -453,12 +453,7 @@ impl Skb {
     /// Returns `None` if there is no memory, or if a page cannot be part of an skb.
     #[inline(never)]
     pub(crate) fn of_pages(from: &mut Source<'_>, want: usize) -> Option<(Self, usize)> {
-        let gfp = bindings::GFP_NOWAIT | 1 << bindings::___GFP_NOMEMALLOC_BIT;
-        // SAFETY: `__alloc_skb()` has no requirements.
-        let skb = unsafe { bindings::__alloc_skb(0, gfp, 0, bindings::NUMA_NO_NODE) };
-        // INVARIANT: The skb was just allocated, so nobody else has a reference, no queue has it,
-        // and nobody is charged with it.
-        let skb = NonNull::new(skb).map(Self)?;
+        let skb = skb_cache::get(Size::Small)?;
         let raw = skb.raw();
         // SAFETY: By the type invariants the skb is valid and we have the only reference.
         let bytes = unsafe {
@@ -547,8 +542,10 @@ impl Skb {
                 end if end == Size::Large.room() => Size::Large,
                 _ => return None,
             };
+            if addr_of!((*raw).data_len).read() != 0 {
+                self.drop_pages(size)?;
+            }
             if protocol(raw) != 0
-                || addr_of!((*raw).data_len).read() != 0
                 || !bindings::skb_is_ordinary(raw)
                 || bindings::skb_headroom(raw) != 0
             {
@@ -559,6 +556,36 @@ impl Skb {
             addr_of_mut!((*raw).cb).write_bytes(0, 1);
             Some(size)
         }
+    }
+
+    /// Drops the pages of an skb that [`Skb::of_pages`] has made. Fails, and changes nothing, if the
+    /// skb may be another one.
+    #[inline(never)]
+    fn drop_pages(&mut self, size: Size) -> Option<()> {
+        let raw = self.0.as_ptr();
+        let shared = bindings::SKBFL_SHARED_FRAG as u8;
+        // SAFETY: By the type invariants the skb is valid, we have the only reference, and nobody is
+        // charged with it. So `___pskb_trim()`, which drops one reference to each page, may set the
+        // skb's `truesize` to what it was before it had pages.
+        unsafe {
+            let flags = addr_of_mut!((*bindings::skb_shinfo(raw)).flags);
+
+            if size != Size::Small || flags.read() != shared {
+                return None;
+            }
+            flags.write(0);
+            if !bindings::skb_is_ordinary(raw) || bindings::___pskb_trim(raw, 0) != 0 {
+                // The flag keeps others from writing to these pages.
+                flags.write(shared);
+                return None;
+            }
+            (*raw)
+                .__bindgen_anon_4
+                .headers
+                .as_mut()
+                .set_ip_summed(bindings::CHECKSUM_NONE as u8);
+        }
+        Some(())
     }
 
     /// Empties the skb if it is of [`Size::Paged`]. Returns whether it is.
