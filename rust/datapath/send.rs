@@ -177,14 +177,13 @@ fn write(
         return false;
     }
     let want = from.len();
+    if want >= CLOCK_MIN_LEN as usize {
+        p.refresh_mstamp();
+    }
     let (seq, mss) = (s.write_seq(), s.mss_cache());
     let moved = if from.splices() {
         deliver_pages(from, want, seq, mss, p, member)
     } else {
-        // The clock lets the receive buffer grow by TCP's rule, which gives nothing with pages.
-        if want >= CLOCK_MIN_LEN as usize {
-            p.refresh_mstamp();
-        }
         deliver(from, want, seq, mss, p)
     };
     let Some(moved) = moved else {

@@ -558,19 +558,20 @@ impl Skb {
         }
     }
 
-    /// Drops the pages of an skb that [`Skb::of_pages`] has made. Fails, and changes nothing, if the
-    /// skb may be another one.
+    /// Drops the pages of an skb that [`Skb::of_pages`] has made. Fails if the skb is another one,
+    /// or if a clone shares its pages.
     #[inline(never)]
     fn drop_pages(&mut self, size: Size) -> Option<()> {
         let raw = self.0.as_ptr();
         let shared = bindings::SKBFL_SHARED_FRAG as u8;
         // SAFETY: By the type invariants the skb is valid, we have the only reference, and nobody is
-        // charged with it. So `___pskb_trim()`, which drops one reference to each page, may set the
-        // skb's `truesize` to what it was before it had pages.
+        // charged with it, so `sk` is null. The flags belong to us alone, too, once there is no
+        // clone. `___pskb_trim()` drops one reference to each page, and sets the `truesize` of an
+        // skb without `sk` to what it was before it had pages.
         unsafe {
             let flags = addr_of_mut!((*bindings::skb_shinfo(raw)).flags);
 
-            if size != Size::Small || flags.read() != shared {
+            if size != Size::Small || bindings::skb_cloned(raw) || flags.read() != shared {
                 return None;
             }
             flags.write(0);
@@ -579,11 +580,6 @@ impl Skb {
                 flags.write(shared);
                 return None;
             }
-            (*raw)
-                .__bindgen_anon_4
-                .headers
-                .as_mut()
-                .set_ip_summed(bindings::CHECKSUM_NONE as u8);
         }
         Some(())
     }

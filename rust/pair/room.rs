@@ -157,9 +157,7 @@ impl Room {
     /// the last second, so that the receive buffer of `p` need not hold more than it does.
     #[inline(always)]
     pub(crate) fn sets_pace(&self, p: &Tcp<'_>) -> bool {
-        // Whoever copies data reads the clock. Pages are moved without that, so the time may be
-        // older, and the buffer stays as it is for longer. TRUNCATE: Only differences modulo 2^32
-        // are used.
+        // Whoever brings data reads the clock. TRUNCATE: Only differences modulo 2^32 are used.
         let time = (p.mstamp() as u32).wrapping_sub(self.since.load(Relaxed));
 
         self.is(Pace::Works) && p.sock().incoming_cpu() == cpu().into() && time < PAUSE
